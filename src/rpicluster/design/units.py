@@ -1,0 +1,51 @@
+"""Units: the long-running processes of a node, as data. The edge makes supervisor programs or systemd units of them."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One process that is started, watched and restarted.
+
+    `argv[0]` is an absolute path; `reads` are the rendered files (paths as in `Rendered`) whose change
+    demands a restart; `stop_timeout_s` is how long SIGTERM may take before SIGKILL.
+    """
+
+    name: str  # namenode | datanode | resourcemanager | nodemanager | session-USER
+    node: str
+    argv: tuple[str, ...]
+    environment: tuple[tuple[str, str], ...]
+    reads: tuple[str, ...]
+    directory: str
+    after: tuple[str, ...] = ()
+    stop_timeout_s: int = 20
+
+
+@dataclass(frozen=True)
+class RenderedFile:
+    """A file as it will stand on a node."""
+
+    content: bytes
+    mode: int = 0o644
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """Everything that will stand on every node: `files[node][path]`, path relative to the node's conf directory."""
+
+    files: dict[str, dict[str, RenderedFile]]
+    units: tuple[Unit, ...]
+    runtime_hash: str  # content hash of the runtime these files were rendered for
+
+
+def unit_hash(unit: Unit, files: dict[str, RenderedFile]) -> str:
+    """Return the SHA-256 that changes exactly when `unit` must be restarted: its own fields and all it reads."""
+    parts = [
+        json.dumps(
+            [unit.name, unit.node, unit.argv, unit.environment, unit.directory, unit.stop_timeout_s], sort_keys=True
+        ).encode()
+    ]
+    parts += [path.encode() + b"\0" + files[path].content for path in sorted(unit.reads)]
+    return hashlib.sha256(b"\0\0".join(parts)).hexdigest()

@@ -1,0 +1,91 @@
+"""Every error a user can meet.
+
+RpiclusterError
+├── SpecError          cluster.yml is not valid                       exit 2
+├── UsageError         the command line asks for something impossible  exit 2
+├── SizingRefused      the nodes are too small for what is promised    exit 2
+├── RuntimeFetchError  the runtime could not be fetched or verified    exit 1
+├── LocalEngineError   a daemon on this machine does not do its work   exit 1
+├── ServiceError       a daemon answered with an error                 exit 1
+│   └── SqlError       Spark refused or failed a statement             exit 1
+├── LockHeld           somebody else is changing this cluster          exit 1
+├── Unreachable        a node or a daemon does not answer              exit 4
+├── PartlyApplied      some nodes were changed, others were not        exit 5
+└── Unhealthy          everything answered, and something is wrong     exit 6
+
+Each says what, where and why in `message`, and what to type next in `hint`.
+"""
+
+
+class RpiclusterError(Exception):
+    """Base of all errors that are meant for the user; never shown with a traceback."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        """Keep `message` (what, where, cause) and `hint` (a command or change that mends it)."""
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class SpecError(RpiclusterError):
+    """cluster.yml is not valid; the message starts with `file:line:col: path:`."""
+
+    exit_code = 2
+
+
+class UsageError(RpiclusterError):
+    """The command line asks for something that cannot be."""
+
+    exit_code = 2
+
+
+class SizingRefused(RpiclusterError):
+    """The nodes cannot hold what a cluster must promise; names the node and the MiB short."""
+
+    exit_code = 2
+
+    def __init__(self, message: str, *, node: str, short_mib: int, hint: str | None = None) -> None:
+        """Keep which `node` is too small and by how many MiB."""
+        super().__init__(message, hint=hint)
+        self.node = node
+        self.short_mib = short_mib
+
+
+class RuntimeFetchError(RpiclusterError):
+    """The runtime could not be fetched, verified or stored; nothing was installed."""
+
+
+class LocalEngineError(RpiclusterError):
+    """A daemon on this machine could not be started, stopped or found."""
+
+
+class ServiceError(RpiclusterError):
+    """A daemon answered, and the answer is an error."""
+
+
+class SqlError(ServiceError):
+    """Spark refused or failed a statement; the message is Spark's own, without the stack."""
+
+
+class LockHeld(RpiclusterError):
+    """Another command is changing this cluster; the message names the holder."""
+
+
+class Unreachable(RpiclusterError):
+    """A node or a daemon does not answer within its deadline."""
+
+    exit_code = 4
+
+
+class PartlyApplied(RpiclusterError):
+    """Some nodes were changed and others were not; `up` again continues."""
+
+    exit_code = 5
+
+
+class Unhealthy(RpiclusterError):
+    """Everything answered, and something is wrong."""
+
+    exit_code = 6

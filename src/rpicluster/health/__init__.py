@@ -1,0 +1,1 @@
+"""Observations of a running cluster, turned into findings."""

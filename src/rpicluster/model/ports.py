@@ -1,0 +1,27 @@
+"""The ports of a cluster, by name, with Hadoop's and Spark's own numbers as defaults."""
+
+MANAGER_PORTS: dict[str, int] = {
+    "namenode_rpc": 8020,
+    "namenode_http": 9870,
+    "rm_scheduler": 8030,
+    "rm_tracker": 8031,
+    "rm_client": 8032,
+    "rm_admin": 8033,
+    "rm_http": 8088,
+}
+WORKER_PORTS: dict[str, int] = {
+    "datanode_data": 9866,
+    "datanode_http": 9864,
+    "datanode_ipc": 9867,
+    "nm_rpc": 45454,
+    "nm_localizer": 8040,
+    "nm_http": 8042,
+}
+# One block of these a session, all on the manager. `connect` listens on 127.0.0.1: Spark's own
+# clients send a token without TLS only to `localhost`.
+SESSION_PORTS: dict[str, int] = {
+    "connect": 15002,
+    "spark_ui": 4040,
+    "spark_driver": 7078,
+    "spark_blockmanager": 7079,
+}

@@ -1,0 +1,152 @@
+"""The spec: what a user writes in cluster.yml."""
+
+from enum import StrEnum
+from typing import Annotated, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from rpicluster.model.memory import MemoryMib
+
+# A DNS label (RFC 1123): it becomes a host name, a file name and part of a unit's name.
+Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
+# What useradd accepts on Debian; it becomes a login and an HDFS home.
+UserName = Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_-]{0,31}$")]
+# What OpenSSH takes as a destination: a host name, an alias of ~/.ssh/config, or an address.
+# It never starts with a dash, so it can never be read as an option.
+Host = Annotated[str, Field(pattern=r"^[A-Za-z0-9_:]([A-Za-z0-9._:%-]{0,252})$")]
+
+
+class Role(StrEnum):
+    """What a node does: the manager runs NameNode and ResourceManager, workers DataNode and NodeManager."""
+
+    MANAGER = "manager"
+    WORKER = "worker"
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class LocalBudget(_Model):
+    """A virtual node on this machine: what it may use of the machine's memory and cores."""
+
+    memory: MemoryMib
+    cores: int = Field(default=1, ge=1, le=1024)
+
+
+class SshTarget(_Model):
+    """How a real node is reached; everything else comes from the user's own OpenSSH configuration."""
+
+    host: Host
+    user: UserName | None = None
+    port: int | None = Field(default=None, ge=1, le=65535)
+
+
+class Hardware(_Model):
+    """What `plan` assumes of a node that has not been observed yet."""
+
+    memory: MemoryMib
+    cores: int = Field(default=4, ge=1, le=1024)
+
+
+class NodeSpec(_Model):
+    """One machine of the cluster: exactly one of `local` and `ssh` says where it is."""
+
+    name: Name
+    roles: tuple[Role, ...] = Field(default=(), description="default: the first node manages, the others work")
+    local: LocalBudget | None = None
+    ssh: SshTarget | None = None
+    hardware: Hardware | None = Field(default=None, description="for `ssh` nodes that were not observed yet")
+    reserve: MemoryMib | None = Field(
+        default=None, description="memory left to everything that is not the cluster; default: computed"
+    )
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if (self.local is None) == (self.ssh is None):
+            raise ValueError(f"node {self.name!r} needs exactly one of `local` and `ssh`")
+        if self.local and self.hardware:
+            raise ValueError(f"node {self.name!r} is local: `local` already states its memory and cores")
+        if len(set(self.roles)) != len(self.roles):
+            raise ValueError(f"node {self.name!r} names a role twice")
+        return self
+
+
+class Sessions(_Model):
+    """Warm Spark sessions, one driver a user, on the manager."""
+
+    max: int | None = Field(default=None, ge=1, le=64, description="default: as many as fit, at most 4")
+    idle_timeout_s: int = Field(
+        default=600, ge=30, description="after this long without work, executors above the warm one go back"
+    )
+
+
+class Hdfs(_Model):
+    """How files are stored."""
+
+    replication: int | None = Field(default=None, ge=1, le=10, description="default: 2, or 1 with one DataNode")
+    block_size: MemoryMib = Field(default="64M", validate_default=True)
+    trash_interval_s: int = Field(default=86400, ge=60, description="how long `rm` can be undone")
+
+
+class Tables(_Model):
+    """What is kept of persistent tables' past."""
+
+    keep_snapshots_s: int = Field(default=7 * 86400, ge=60)
+    keep_orphan_files_s: int = Field(
+        default=3 * 86400, ge=86400, description="Iceberg refuses less than a day: a running write looks like an orphan"
+    )
+
+
+class ClusterSpec(_Model):
+    """Everything a user decides about a cluster."""
+
+    name: Name
+    nodes: tuple[NodeSpec, ...] = Field(min_length=1, max_length=1000)
+    users: tuple[UserName, ...] = ()
+    sessions: Sessions = Sessions()
+    hdfs: Hdfs = Hdfs()
+    tables: Tables = Tables()
+    spark: dict[Annotated[str, Field(pattern=r"^spark\.[A-Za-z0-9_.-]+$")], str] = Field(
+        default={}, description="extra Spark settings; memory, ports and secrets are computed and refused here"
+    )
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        names = [node.name for node in self.nodes]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two nodes are called {name!r}")
+        if any(n.local for n in self.nodes) and any(n.ssh for n in self.nodes):
+            raise ValueError("a cluster is either local or reached by SSH, not both")
+        managers = [node.name for node in self.nodes if Role.MANAGER in self.roles_of(node)]
+        if len(managers) != 1:
+            raise ValueError(f"exactly one node is the manager, here: {', '.join(managers) or 'none'}")
+        if not self.workers:
+            raise ValueError("no node has the role worker, so nothing could run a job")
+        return self
+
+    def roles_of(self, node: NodeSpec) -> tuple[Role, ...]:
+        """Return a node's roles, defaults applied: the first manages, the others work, a lone one does both."""
+        if node.roles:
+            return node.roles
+        if len(self.nodes) == 1:
+            return (Role.MANAGER, Role.WORKER)
+        if any(Role.MANAGER in other.roles for other in self.nodes):
+            return (Role.WORKER,)
+        return (Role.MANAGER,) if node is self.nodes[0] or node.name == self.nodes[0].name else (Role.WORKER,)
+
+    @property
+    def manager(self) -> NodeSpec:
+        """The one node that runs NameNode, ResourceManager and session drivers."""
+        return next(node for node in self.nodes if Role.MANAGER in self.roles_of(node))
+
+    @property
+    def workers(self) -> tuple[NodeSpec, ...]:
+        """The nodes that run DataNode and NodeManager, in the order of the file."""
+        return tuple(node for node in self.nodes if Role.WORKER in self.roles_of(node))
+
+    @property
+    def is_local(self) -> bool:
+        """Whether every node is virtual, on this machine."""
+        return self.nodes[0].local is not None

@@ -1,0 +1,1 @@
+"""Talking to daemons: WebHDFS, YARN's and Spark's REST, Spark Connect."""

@@ -1,0 +1,1 @@
+"""The R user's doors: the warm application on YARN, kept alive by its keeper."""
