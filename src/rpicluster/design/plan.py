@@ -1,5 +1,6 @@
 """The plan: rendered minus observed."""
 
+import base64
 import difflib
 import hashlib
 import json
@@ -94,10 +95,240 @@ class Step:
 
 @dataclass(frozen=True)
 class Plan:
-    """Ordered steps; `refusals` are reasons why nothing may be applied; `warnings` are worth reading first."""
+    """Ordered steps; `refusals` say why nothing may be applied; `warnings` are worth reading first."""
 
     cluster: str
     steps: tuple[Step, ...]
     refusals: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     unreachable: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to do."""
+        return not self.steps and not self.refusals
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of the plan's JSON; equal plans have equal hashes."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    def summary(self) -> str:
+        """Return one line: `Plan: 3 to create, 1 to change, 0 to remove; restarts namenode on pi1`."""
+        counts = {symbol: sum(step.symbol == symbol for step in self.steps) for symbol in "+~-"}
+        text = f"Plan: {counts['+']} to create, {counts['~']} to change, {counts['-']} to remove"
+        for action, verb in ((Action.START, "starts"), (Action.RESTART, "restarts"), (Action.STOP, "stops")):
+            units = [f"{step.target} on {step.node}" for step in self.steps if step.action is action]
+            if units:
+                text += f"; {verb} {', '.join(units)}"
+        return text
+
+    def to_json(self) -> str:
+        """Return the plan as JSON that `from_json` reads back to an equal plan."""
+        steps = []
+        for step in self.steps:
+            fields = asdict(step)
+            fields["action"] = step.action.value
+            fields["content"] = None if step.content is None else base64.b64encode(step.content).decode()
+            steps.append(fields)
+        document = {
+            "schema": SCHEMA,
+            "cluster": self.cluster,
+            "steps": steps,
+            "refusals": list(self.refusals),
+            "warnings": list(self.warnings),
+            "unreachable": self.unreachable,
+        }
+        return json.dumps(document, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Plan":
+        """Return the plan that `to_json` wrote; raises ValueError for anything else."""
+        try:
+            document = json.loads(text)
+            if document["schema"] != SCHEMA:
+                raise ValueError(f"plan schema {document['schema']} is not {SCHEMA}")
+            return cls(
+                cluster=document["cluster"],
+                steps=tuple(_step_from(fields) for fields in document["steps"]),
+                refusals=tuple(document["refusals"]),
+                warnings=tuple(document["warnings"]),
+                unreachable=document["unreachable"],
+            )
+        except (KeyError, TypeError, json.JSONDecodeError) as error:
+            raise ValueError(f"not a saved plan: {error}") from error
+
+
+def _step_from(fields: dict[str, Any]) -> Step:
+    unit = fields.pop("unit")
+    if unit is not None:
+        unit = Unit(
+            **{
+                **unit,
+                "argv": tuple(unit["argv"]),
+                "environment": tuple((name, value) for name, value in unit["environment"]),
+                "reads": tuple(unit["reads"]),
+                "after": tuple(unit["after"]),
+            }
+        )
+    content = fields.pop("content")
+    return Step(
+        **{
+            **fields,
+            "action": Action(fields["action"]),
+            "content": None if content is None else base64.b64decode(content),
+            "unit": unit,
+        }
+    )
+
+
+def make_plan(
+    cluster: str, rendered: Rendered, observed: Observed, *, warnings: tuple[str, ...] = ()
+) -> Plan:
+    """Return what must be done so that `observed` becomes `rendered`.
+
+    Order: stop what should not run, install the runtime, remove and write files, format an empty
+    NameNode, then start and restart units, each after those it names in `after`. Nodes that could not
+    be observed get no steps and are listed in `unreachable`.
+    """
+    nodes = [node for node in rendered.files if node not in observed.unreachable]
+    refusals = []
+    if observed.namenode == "foreign":
+        refusals.append(
+            "the NameNode's directory holds another cluster's file system; it is never formatted over. "
+            "Move it away, or give the cluster another name"
+        )
+    stale = {node for node in nodes if observed.runtime.get(node, "") != rendered.runtime_hash}
+    steps = [
+        *_stops(nodes, rendered, observed),
+        *(
+            Step(
+                Action.INSTALL_RUNTIME,
+                node,
+                rendered.runtime_hash,
+                _runtime_reason(observed.runtime.get(node)),
+            )
+            for node in nodes
+            if node in stale
+        ),
+        *_file_changes(nodes, rendered, observed),
+        *_format(rendered, observed),
+        *_starts(stale, rendered, observed),
+    ]
+    return Plan(
+        cluster=cluster,
+        steps=tuple(steps),
+        refusals=tuple(refusals),
+        warnings=warnings,
+        unreachable=dict(observed.unreachable),
+    )
+
+
+def _runtime_reason(deployed: str | None) -> str:
+    return "another version is there" if deployed else "not there yet"
+
+
+def _stops(nodes: list[str], rendered: Rendered, observed: Observed) -> list[Step]:
+    wanted = {(unit.node, unit.name) for unit in rendered.units}
+    known = [node for node in {**dict.fromkeys(nodes), **observed.units} if node not in observed.unreachable]
+    return [
+        Step(Action.STOP, node, name, "no longer part of this node")
+        for node in known
+        for name in sorted(observed.units.get(node, {}))
+        if (node, name) not in wanted
+    ]
+
+
+def _file_changes(nodes: list[str], rendered: Rendered, observed: Observed) -> list[Step]:
+    steps = []
+    for node in nodes:
+        there, wanted = observed.files.get(node, {}), rendered.files[node]
+        for path in sorted(set(there) - set(wanted)):
+            old = there[path]
+            steps.append(
+                Step(Action.REMOVE, node, path, "no longer needed", before=old.sha256, before_text=old.text)
+            )
+        for path, file in sorted(wanted.items()):
+            known = there.get(path)
+            if known is None:
+                reason = "not there yet"
+            elif known.sha256 != hashlib.sha256(file.content).hexdigest():
+                reason = "content differs"
+            elif known.mode != file.mode:
+                reason = f"mode is {known.mode:o}, should be {file.mode:o}"
+            else:
+                continue
+            steps.append(
+                Step(
+                    Action.WRITE,
+                    node,
+                    path,
+                    reason,
+                    content=file.content,
+                    mode=file.mode,
+                    before=known.sha256 if known else "",
+                    before_text=known.text if known else None,
+                )
+            )
+    return steps
+
+
+def _format(rendered: Rendered, observed: Observed) -> list[Step]:
+    namenodes = [
+        unit for unit in rendered.units if unit.name == "namenode" and unit.node not in observed.unreachable
+    ]
+    if observed.namenode != "empty":
+        return []
+    return [
+        Step(Action.FORMAT, unit.node, unit.name, "its directory is empty", unit=unit) for unit in namenodes
+    ]
+
+
+def _starts(stale: set[str], rendered: Rendered, observed: Observed) -> list[Step]:
+    steps = []
+    for unit in _in_start_order(rendered.units):
+        if unit.node in observed.unreachable:
+            continue
+        known = observed.units.get(unit.node, {}).get(unit.name)
+        if known is None or known.state != "running":
+            reason = "not running" if known is None or known.state == "stopped" else "failed"
+            steps.append(Step(Action.START, unit.node, unit.name, reason, unit=unit))
+        elif known.config_hash != unit_hash(unit, rendered.files[unit.node]):
+            steps.append(Step(Action.RESTART, unit.node, unit.name, "its configuration changed", unit=unit))
+        elif unit.node in stale:
+            steps.append(Step(Action.RESTART, unit.node, unit.name, "its runtime changed", unit=unit))
+    return steps
+
+
+def _in_start_order(units: tuple[Unit, ...]) -> list[Unit]:
+    """Return the units, each behind those it names in `after`, otherwise in the given order."""
+    done: list[Unit] = []
+    waiting = list(units)
+    names = {unit.name for unit in units}
+    while waiting:
+        started = {unit.name for unit in done} - {unit.name for unit in waiting}
+        ready = [unit for unit in waiting if set(unit.after) & names <= started | {unit.name}]
+        if not ready:
+            raise ValueError(f"units wait for each other in a circle: {', '.join(u.name for u in waiting)}")
+        done += ready
+        waiting = [unit for unit in waiting if unit not in ready]
+    return done
+
+
+def diff(step: Step) -> str:
+    """Return a unified diff of what `step` does to a text file; "" for steps that change no file."""
+    if step.action not in (Action.WRITE, Action.REMOVE):
+        return ""
+    try:
+        after = "" if step.content is None else step.content.decode()
+    except UnicodeDecodeError:
+        return f"binary file {step.target} changes\n"
+    name = f"{step.node}:{step.target}"
+    return "".join(
+        difflib.unified_diff(
+            (step.before_text or "").splitlines(keepends=True),
+            after.splitlines(keepends=True),
+            fromfile=name if step.before else "/dev/null",
+            tofile="/dev/null" if step.action is Action.REMOVE else name,
+        )
+    )

@@ -22,7 +22,7 @@ class NodeFacts(_Model):
 
 
 class HostFacts(_Model):
-    """This machine, which all virtual local nodes share."""
+    """The machine that all virtual local nodes share."""
 
     memory_mib: int = Field(gt=0)
     cores: int = Field(ge=1)
@@ -58,6 +58,8 @@ class NodePlacement(_Model):
 class Placement(_Model):
     """Where everything stands; with spec and sizes it decides every rendered byte."""
 
-    cluster_id: str = Field(description="unique per cluster, marks its processes: `-Drpicluster.unit=ID/UNIT`")
+    cluster_id: str = Field(
+        description="unique per cluster, marks its processes: `-Drpicluster.unit=ID/UNIT`"
+    )
     nodes: dict[str, NodePlacement]
     login: str = Field(description="the user that runs the daemons of a local cluster, superuser of HDFS")

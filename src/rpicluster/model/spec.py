@@ -7,13 +7,26 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from rpicluster.model.memory import MemoryMib
 
+_NAME = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
+_USER = r"^[a-z_][a-z0-9_-]{0,31}$"
+_HOST = r"^[A-Za-z0-9_:]([A-Za-z0-9._:%-]{0,252})$"
+_SPARK_KEY = r"^spark\.[A-Za-z0-9_.-]+$"
+
 # A DNS label (RFC 1123): it becomes a host name, a file name and part of a unit's name.
-Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
+Name = Annotated[str, Field(pattern=_NAME)]
 # What useradd accepts on Debian; it becomes a login and an HDFS home.
-UserName = Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_-]{0,31}$")]
+UserName = Annotated[str, Field(pattern=_USER)]
 # What OpenSSH takes as a destination: a host name, an alias of ~/.ssh/config, or an address.
 # It never starts with a dash, so it can never be read as an option.
-Host = Annotated[str, Field(pattern=r"^[A-Za-z0-9_:]([A-Za-z0-9._:%-]{0,252})$")]
+Host = Annotated[str, Field(pattern=_HOST)]
+
+# How the patterns above are said to a person.
+PATTERNS_IN_WORDS = {
+    _NAME: "lower-case letters, digits and dashes, at most 63, first and last no dash",
+    _USER: "a login: lower-case letters, digits, _ and -, at most 32, no digit first",
+    _HOST: "a host name, an alias of your OpenSSH configuration, or an address",
+    _SPARK_KEY: "a Spark setting, such as spark.sql.shuffle.partitions",
+}
 
 
 class Role(StrEnum):
@@ -53,7 +66,9 @@ class NodeSpec(_Model):
     """One machine of the cluster: exactly one of `local` and `ssh` says where it is."""
 
     name: Name
-    roles: tuple[Role, ...] = Field(default=(), description="default: the first node manages, the others work")
+    roles: tuple[Role, ...] = Field(
+        default=(), description="default: the first node manages, the others work"
+    )
     local: LocalBudget | None = None
     ssh: SshTarget | None = None
     hardware: Hardware | None = Field(default=None, description="for `ssh` nodes that were not observed yet")
@@ -84,7 +99,9 @@ class Sessions(_Model):
 class Hdfs(_Model):
     """How files are stored."""
 
-    replication: int | None = Field(default=None, ge=1, le=10, description="default: 2, or 1 with one DataNode")
+    replication: int | None = Field(
+        default=None, ge=1, le=10, description="default: 2, or 1 with one DataNode"
+    )
     block_size: MemoryMib = Field(default="64M", validate_default=True)
     trash_interval_s: int = Field(default=86400, ge=60, description="how long `rm` can be undone")
 
@@ -94,7 +111,9 @@ class Tables(_Model):
 
     keep_snapshots_s: int = Field(default=7 * 86400, ge=60)
     keep_orphan_files_s: int = Field(
-        default=3 * 86400, ge=86400, description="Iceberg refuses less than a day: a running write looks like an orphan"
+        default=3 * 86400,
+        ge=86400,
+        description="Iceberg refuses less than a day: a running write looks like an orphan",
     )
 
 
@@ -107,8 +126,9 @@ class ClusterSpec(_Model):
     sessions: Sessions = Sessions()
     hdfs: Hdfs = Hdfs()
     tables: Tables = Tables()
-    spark: dict[Annotated[str, Field(pattern=r"^spark\.[A-Za-z0-9_.-]+$")], str] = Field(
-        default={}, description="extra Spark settings; memory, ports and secrets are computed and refused here"
+    spark: dict[Annotated[str, Field(pattern=_SPARK_KEY)], str] = Field(
+        default={},
+        description="extra Spark settings; memory, ports and secrets are computed and refused here",
     )
 
     @model_validator(mode="after")
@@ -127,7 +147,7 @@ class ClusterSpec(_Model):
         return self
 
     def roles_of(self, node: NodeSpec) -> tuple[Role, ...]:
-        """Return a node's roles, defaults applied: the first manages, the others work, a lone one does both."""
+        """Return a node's roles; by default the first manages, the others work, a lone one does both."""
         if node.roles:
             return node.roles
         if len(self.nodes) == 1:
