@@ -7,7 +7,9 @@ RpiclusterError
 ├── RuntimeFetchError  the runtime could not be fetched or verified    exit 1
 ├── LocalEngineError   a daemon on this machine does not do its work   exit 1
 ├── ServiceError       a daemon answered with an error                 exit 1
+│   ├── RemoteError    a Hadoop daemon refused, with its own exception  exit 1
 │   └── SqlError       Spark refused or failed a statement             exit 1
+├── TransferError      a file could not be moved; nothing half is left  exit 1
 ├── LockHeld           somebody else is changing this cluster          exit 1
 ├── Unreachable        a node or a daemon does not answer              exit 4
 ├── PartlyApplied      some nodes were changed, others were not        exit 5
@@ -63,6 +65,24 @@ class LocalEngineError(RpiclusterError):
 
 class ServiceError(RpiclusterError):
     """A daemon answered, and the answer is an error."""
+
+
+class RemoteError(ServiceError):
+    """A Hadoop daemon refused, and said why with an exception of its own."""
+
+    def __init__(
+        self, message: str, *, daemon: str, status: int, exception: str, said: str, hint: str | None = None
+    ) -> None:
+        """Keep the HTTP `status`, the Java `exception`'s simple name ("" if none) and what the daemon `said`."""
+        super().__init__(message, hint=hint)
+        self.daemon = daemon
+        self.status = status
+        self.exception = exception
+        self.said = said
+
+
+class TransferError(RpiclusterError):
+    """A file could not be moved to or from HDFS; nothing stands under its final name that is not whole."""
 
 
 class SqlError(ServiceError):
