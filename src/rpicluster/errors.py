@@ -8,7 +8,8 @@ RpiclusterError
 ├── LocalEngineError   a daemon on this machine does not do its work   exit 1
 ├── ServiceError       a daemon answered with an error                 exit 1
 │   ├── RemoteError    a Hadoop daemon refused, with its own exception  exit 1
-│   └── SqlError       Spark refused or failed a statement             exit 1
+│   ├── SqlError       Spark refused or failed a statement             exit 1
+│   └── SessionLost    Spark no longer knows this session              exit 1
 ├── TransferError      a file could not be moved; nothing half is left  exit 1
 ├── LockHeld           somebody else is changing this cluster          exit 1
 ├── Unreachable        a node or a daemon does not answer              exit 4
@@ -87,6 +88,18 @@ class TransferError(RpiclusterError):
 
 class SqlError(ServiceError):
     """Spark refused or failed a statement; the message is Spark's own, without the stack."""
+
+    def __init__(
+        self, message: str, *, condition: str = "", sqlstate: str = "", hint: str | None = None
+    ) -> None:
+        """Keep Spark's error `condition` (such as `TABLE_OR_VIEW_NOT_FOUND`) and `sqlstate`, "" if it gave none."""
+        super().__init__(message, hint=hint)
+        self.condition = condition
+        self.sqlstate = sqlstate
+
+
+class SessionLost(ServiceError):
+    """Spark no longer knows this session: its driver was restarted, or it was idle for too long."""
 
 
 class LockHeld(RpiclusterError):
