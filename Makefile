@@ -1,0 +1,53 @@
+# Two commands for a newcomer: `make demo` and `make test`. Both install what is missing.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+VENV := .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+DEPS := $(VENV)/.installed
+
+.PHONY: help demo test test-long check format wheel docs bench clean system
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+demo: system $(DEPS) ## Run the main job: R on a real Spark-on-YARN cluster on this machine
+	$(BIN)/rpicluster demo --yes
+
+test: check ## Check style, types and imports, then run all tests but the long ones
+	$(BIN)/python -m pytest
+
+test-long: system $(DEPS) ## Long matrices; resumable, results in docs/reference
+	$(BIN)/python tests/long/run.py
+
+check: system $(DEPS) ## ruff, mypy, import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/yamllint --strict examples
+
+format: $(DEPS) ## Rewrite the sources the way `check` wants them
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+wheel: $(DEPS) ## Build the wheel alone, for pipx or uv tool
+	$(BIN)/python -m pip wheel -q --no-deps --wheel-dir dist .
+
+docs: $(DEPS) ## Write the generated reference pages again
+	$(BIN)/python docs/generate.py
+
+bench: system $(DEPS) ## Measure what README and docs claim
+	$(BIN)/python benchmarks/run.py
+
+system: ## Java 17, R and its Debian packages, by apt where that is allowed
+	@./scripts/system-packages
+
+$(DEPS): pyproject.toml
+	@./scripts/venv $(PYTHON) $(VENV)
+	$(BIN)/python -m pip install -q -e '.[dev,pyspark]'
+	@touch $@
+
+clean: ## Remove what this Makefile made; clusters and their data stay
+	rm -rf $(VENV) dist build

@@ -1,0 +1,108 @@
+"""`init` and `plan`."""
+
+from pathlib import Path
+
+import click
+
+from rpicluster.cli.console import console
+from rpicluster.cli.options import cluster_option, examples, find_cluster, json_option
+from rpicluster.design.plan import Plan, diff
+from rpicluster.errors import UsageError
+
+CHANGES_PENDING = 3
+
+
+@click.command(**examples("rpicluster init", "rpicluster init --name lab --workers 3 ~/lab/cluster.yml"))
+@click.argument("path", type=click.Path(dir_okay=False, path_type=Path), default=Path("cluster.yml"))
+@click.option("--name", default="demo", show_default=True, help="The cluster's name.")
+@click.option("--workers", type=click.IntRange(1, 16), help="Virtual workers on this machine [default: 2].")
+@click.option("--memory", help="Memory of each worker, such as 2G [default: what suits this machine].")
+def init(path: Path, name: str, workers: int | None, memory: str | None) -> None:
+    """Write a cluster.yml for virtual nodes on this machine, sized so that it is accepted."""
+    from rpicluster.cluster import initial_spec
+
+    if path.exists():
+        raise UsageError(
+            f"{path} is there already; it is not overwritten", hint=f"rpicluster plan --cluster {path}"
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = initial_spec(name=name, workers=workers or 2, memory=memory)
+    with path.open("x", encoding="utf-8") as file:
+        file.write(text)
+    console.say(f"wrote {path}")
+    console.next_step("rpicluster plan", "rpicluster up")
+
+
+@click.command(
+    **examples(
+        "rpicluster plan", "rpicluster plan --diff", "rpicluster plan --explain", "rpicluster plan -o p.json"
+    )
+)
+@cluster_option
+@json_option
+@click.option("--diff", "with_diff", is_flag=True, help="Show the very bytes that change.")
+@click.option("--explain", "with_sizes", is_flag=True, help="Show the arithmetic behind every size.")
+@click.option(
+    "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Save the plan for `up --plan`."
+)
+@click.option("--exit-code", is_flag=True, help="Exit with 3 if there is something to do.")
+def plan(
+    which: str | None,
+    as_json: bool,
+    with_diff: bool,
+    with_sizes: bool,
+    output: Path | None,
+    exit_code: bool,
+) -> int:
+    """Show what `up` would do: + create, ~ change, - remove, ! start, stop or restart. Changes nothing."""
+    cluster = find_cluster(which)
+    found = cluster.plan()
+    if output:
+        output.write_text(found.to_json() + "\n", encoding="utf-8")
+    if as_json:
+        console.data(found.to_json())
+    else:
+        if with_sizes:
+            show_sizes(cluster.explain())
+        show_plan(found, with_diff=with_diff)
+    return CHANGES_PENDING if exit_code and found.steps else 0
+
+
+def show_sizes(nodes: dict[str, list[tuple[str, int, str]]]) -> None:
+    """Print each node's memory as a sum, with the reason for every part."""
+    for node, lines in nodes.items():
+        console.data(click.style(node, bold=True))
+        for label, memory_mib, reason in lines:
+            console.data(f"  {memory_mib:>7} MiB  {label:<18} {reason}")
+    console.data("")
+
+
+def show_plan(found: Plan, *, with_diff: bool = False) -> None:
+    """Print a plan, node by node, and its summary."""
+    colours = {"+": "green", "~": "yellow", "-": "red", "!": "cyan"}
+    for warning in found.warnings:
+        console.warn(warning)
+    for node, cause in found.unreachable.items():
+        console.warn(f"{node} cannot be reached and is left out: {cause}")
+    for refusal in found.refusals:
+        console.warn(f"refused: {refusal}")
+    node = None
+    for step in sorted(found.steps, key=lambda step: step.node):
+        if step.node != node:
+            node = step.node
+            console.data(click.style(node, bold=True))
+        symbol = click.style(step.symbol, fg=colours[step.symbol])
+        console.data(f"  {symbol} {step.action.value} {step.target} ({step.reason})")
+        if with_diff:
+            console.data(
+                "".join("      " + line for line in diff(step).splitlines(keepends=True)).rstrip("\n")
+            )
+    console.data(found.summary() if found.steps else "Plan: nothing to do")
+
+
+def read_plan(path: str) -> Plan:
+    """Return a saved plan; raises UsageError if the file is none."""
+    try:
+        return Plan.from_json(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise UsageError(f"{path}: {error}", hint="save one with `rpicluster plan --output FILE`") from error

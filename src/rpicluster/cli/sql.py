@@ -1,0 +1,145 @@
+"""`sql` and `tables`."""
+
+import signal
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rpicluster.cli.console import console, human_bytes, human_duration
+from rpicluster.cli.options import cluster_option, examples, find_cluster, json_option
+from rpicluster.errors import UsageError
+
+if TYPE_CHECKING:
+    from rpicluster.cluster import Cluster
+
+
+@click.command(
+    **examples(
+        "rpicluster sql 'select count(*) from flights'",
+        "rpicluster sql --format csv 'select * from flights limit 10' > ten.csv",
+        "rpicluster sql < report.sql",
+    )
+)
+@click.argument("statement", required=False)
+@cluster_option
+@json_option
+@click.option(
+    "--format", "form", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True
+)
+@click.option(
+    "--max-rows", type=click.IntRange(1), default=1000, show_default=True, help="Of a table on the screen."
+)
+def sql(statement: str | None, which: str | None, as_json: bool, form: str, max_rows: int) -> None:
+    """Run STATEMENT [default: standard input] in the cluster's warm session.
+
+    Ctrl-C cancels it on the cluster; the session stays usable.
+    """
+    if statement is None:
+        if sys.stdin.isatty():
+            raise UsageError("no statement", hint="rpicluster sql 'select 1'")
+        statement = sys.stdin.read()
+    if not statement.strip():
+        raise UsageError("the statement is empty", hint="rpicluster sql 'select 1'")
+    cluster = find_cluster(which)
+    started = time.monotonic()
+    columns, rows, cut = run_statement(
+        cluster, statement, max_rows=max_rows if form == "table" and not as_json else None
+    )
+    if as_json or form == "json":
+        console.document({"columns": columns, "rows": rows})
+    elif form == "csv":
+        import csv
+
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow([name for name, _ in columns])
+        writer.writerows([["NA" if value is None else value for value in row] for row in rows])
+    elif columns:
+        numeric = ("int", "bigint", "smallint", "tinyint", "double", "float", "decimal")
+        console.table(
+            [name for name, _ in columns],
+            [["NULL" if value is None else value for value in row] for row in rows],
+            right=" ".join(name for name, kind in columns if kind.startswith(numeric)),
+        )
+    if cut:
+        console.say(f"the first {max_rows} rows; --max-rows or --format csv shows more")
+    console.say(f"{len(rows)} rows in {human_duration(time.monotonic() - started)}" if columns else "done")
+
+
+def run_statement(
+    cluster: "Cluster", statement: str, *, max_rows: int | None
+) -> tuple[list[tuple[str, str]], list[tuple[Any, ...]], bool]:
+    """Run one statement with progress and a Ctrl-C that reaches the cluster.
+
+    Returns (name, type) of the columns, the rows, and whether rows beyond `max_rows` were left out.
+    """
+    with cluster.session() as session, console.bars() as update:
+        interrupted = threading.Event()
+
+        def on_interrupt(*_: object) -> None:
+            interrupted.set()
+            console.say("cancelling on the cluster …")
+            threading.Thread(target=session.interrupt, daemon=True).start()
+
+        previous = signal.signal(signal.SIGINT, on_interrupt)
+        try:
+            result = session.sql(
+                statement,
+                on_progress=lambda p: update(
+                    "stages",
+                    p.tasks_done,
+                    p.tasks_total or None,
+                    f"{p.stages_done}/{p.stages_total} stages, {p.tasks_done}/{p.tasks_total} tasks"
+                    f"{cluster.running_on()}",
+                ),
+            )
+            columns = [(field.name, field.type) for field in result.schema]
+            rows: list[tuple[Any, ...]] = []
+            for row in result.rows():
+                if max_rows is not None and len(rows) == max_rows:
+                    return columns, rows, True
+                rows.append(tuple(row))
+            return columns, rows, False
+        except Exception:
+            if interrupted.is_set():
+                raise KeyboardInterrupt from None
+            raise
+        finally:
+            signal.signal(signal.SIGINT, previous)
+
+
+@click.command(**examples("rpicluster tables", "rpicluster tables flights", "rpicluster tables --json"))
+@click.argument("name", required=False)
+@cluster_option
+@json_option
+def tables(name: str | None, which: str | None, as_json: bool) -> None:
+    """List persistent tables, or show the schema, rows, size and snapshots of NAME."""
+    from rpicluster.services.tables import describe_table, list_tables
+
+    cluster = find_cluster(which)
+    with cluster.session() as session:
+        if name is None:
+            found = list_tables(session)
+            if as_json:
+                console.document({"tables": found})
+            else:
+                console.table(("table",), [(table,) for table in found])
+                console.say(f"{len(found)} tables")
+            return
+        table = describe_table(session, name)
+    if as_json:
+        console.document(table.document())
+        return
+    console.table(
+        ("column", "type", "null"), [(c.name, c.type, "yes" if c.nullable else "no") for c in table.columns]
+    )
+    console.say(
+        f"\n{table.rows} rows, {human_bytes(table.size_bytes)} in {table.files} files; kept in {table.location}"
+    )
+    console.table(
+        ("snapshot", "made", "by", "rows"),
+        [(s.id, s.made_at, s.operation, s.rows) for s in table.snapshots],
+        right="rows",
+    )
