@@ -1,4 +1,4 @@
-"""How requests reach a daemon: one HTTP client, addresses resolved here, errors that name who was asked for what."""
+"""How requests reach a daemon: one HTTP client, addresses resolved, errors that name who was asked."""
 
 import json
 import time
@@ -23,6 +23,13 @@ RETRY_PAUSES_S = (0.1, 0.2)
 REDIRECTS_MAX = 5
 # What a daemon says while it starts or hands over; asking again is what Hadoop's own clients do.
 _TRANSIENT = frozenset({"RetriableException", "StandbyException", "ServerNotActiveYetException"})
+_HINTS = {
+    "AccessControlException": "`rpicluster ls` shows whose it is and who may write",
+    "SafeModeException": "HDFS takes no changes while it waits for DataNodes: see `rpicluster status`",
+    "FileNotFoundException": "`rpicluster ls` shows what is there",
+    "NSQuotaExceededException": "delete something, or raise the quota",
+    "DSQuotaExceededException": "delete something, or raise the quota",
+}
 _PORTS = {"http": 80, "https": 443}
 # An error page may be a Java stack trace of any length; this much says what is wrong.
 _ERROR_BYTES_MAX = 65536
@@ -127,7 +134,7 @@ class Transport:
         read_timeout_s: float | None = None,
         idempotent: bool | None = None,
     ) -> Any:
-        """Return the JSON that `daemon` answers, None for an empty answer; only idempotent requests are retried.
+        """Return the JSON that `daemon` answers, None for an empty one; only idempotent requests are retried.
 
         `what` completes "asked to …" in an error. Raises Unreachable, RemoteError, ServiceError.
         """
@@ -135,12 +142,20 @@ class Transport:
         if params:
             url += ("&" if "?" in url else "?") + urlencode(params)
         content = None if body is None else json.dumps(body).encode()
-        headers = {"Accept": "application/json"} | ({} if body is None else {"Content-Type": "application/json"})
+        headers = {"Accept": "application/json"} | (
+            {} if body is None else {"Content-Type": "application/json"}
+        )
         repeatable = method == "GET" if idempotent is None else idempotent
         for pause_s in (*(RETRY_PAUSES_S if repeatable else ()), None):
             try:
                 with self.stream(
-                    daemon, method, url, what=what, content=content, headers=headers, read_timeout_s=read_timeout_s
+                    daemon,
+                    method,
+                    url,
+                    what=what,
+                    content=content,
+                    headers=headers,
+                    read_timeout_s=read_timeout_s,
                 ) as response:
                     return _decoded(daemon, what, self._whole(daemon, what, response))
             except (Unreachable, RemoteError) as error:
@@ -196,7 +211,9 @@ class Transport:
                 f"{asked} does not answer ({_cause(error)}), asked to {what}",
                 hint="`rpicluster status` shows which daemon is down",
             ) from error
-        raise ServiceError(f"{daemon} sends requests in a circle, asked to {what}; the last address was {url}")
+        raise ServiceError(
+            f"{daemon} sends requests in a circle, asked to {what}; the last address was {url}"
+        )
 
     def _connected(self) -> "httpx.Client":
         if self._client is None:
@@ -205,7 +222,7 @@ class Transport:
             import httpx
 
             client = httpx.Client(trust_env=False, follow_redirects=False, transport=self._http)
-            # Hadoop's sign-in cookie outranks `user.name`: kept, it would make every later user the first one.
+            # Hadoop's sign-in cookie outranks `user.name`: kept, it would make later users the first one.
             client.cookies.jar.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=[]))
             self._client = client
         return self._client
@@ -243,6 +260,7 @@ def remote_error(daemon: Daemon, what: str, status: int, body: bytes) -> RemoteE
         status=status,
         exception=exception,
         said=said,
+        hint=_HINTS.get(exception),
     )
 
 
