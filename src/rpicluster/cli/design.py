@@ -12,7 +12,7 @@ from rpicluster.errors import UsageError
 CHANGES_PENDING = 3
 
 
-@click.command(**examples("rpicluster init", "rpicluster init --name lab --workers 3 ~/lab/cluster.yml"))
+@click.command(epilog=examples("rpicluster init", "rpicluster init --name lab --workers 3 ~/lab/cluster.yml"))
 @click.argument("path", type=click.Path(dir_okay=False, path_type=Path), default=Path("cluster.yml"))
 @click.option("--name", default="demo", show_default=True, help="The cluster's name.")
 @click.option("--workers", type=click.IntRange(1, 16), help="Virtual workers on this machine [default: 2].")
@@ -34,7 +34,7 @@ def init(path: Path, name: str, workers: int | None, memory: str | None) -> None
 
 
 @click.command(
-    **examples(
+    epilog=examples(
         "rpicluster plan", "rpicluster plan --diff", "rpicluster plan --explain", "rpicluster plan -o p.json"
     )
 )

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @click.command(
-    **examples(
+    epilog=examples(
         "rpicluster put flights.csv",
         "rpicluster put measurements/ /data/2026",
         "rpicluster put flights.csv.gz --table flights",
@@ -120,7 +120,7 @@ def _put_table(
     console.next_step(f"rpicluster tables {table}", f"rpicluster sql 'select * from {table} limit 10'")
 
 
-@click.command(**examples("rpicluster get flights.csv", "rpicluster get /data/2026 ./here"))
+@click.command(epilog=examples("rpicluster get flights.csv", "rpicluster get /data/2026 ./here"))
 @click.argument("remote")
 @click.argument("local", type=click.Path(path_type=Path), default=Path())
 @cluster_option
@@ -145,7 +145,7 @@ def get(remote: str, local: Path, which: str | None, replace: bool, as_json: boo
     console.say(f"{target}: {human_bytes(count)}, checksum compared")
 
 
-@click.command(**examples("rpicluster ls", "rpicluster ls /data --json"))
+@click.command(epilog=examples("rpicluster ls", "rpicluster ls /data --json"))
 @click.argument("remote", default="")
 @cluster_option
 @json_option
@@ -173,7 +173,9 @@ def ls(remote: str, which: str | None, as_json: bool) -> None:
 
 
 @click.command(
-    **examples("rpicluster rm old.csv", "rpicluster rm -r /data/2025", "rpicluster rm --skip-trash big.csv")
+    epilog=examples(
+        "rpicluster rm old.csv", "rpicluster rm -r /data/2025", "rpicluster rm --skip-trash big.csv"
+    )
 )
 @click.argument("remotes", nargs=-1, required=True)
 @cluster_option
@@ -191,7 +193,7 @@ def rm(remotes: tuple[str, ...], which: str | None, recursive: bool, skip_trash:
         console.say(f"{path}: " + (f"moved to {kept_at}" if kept_at else "deleted"))
 
 
-@click.command(**examples("rpicluster df"))
+@click.command(epilog=examples("rpicluster df"))
 @cluster_option
 @json_option
 def df(which: str | None, as_json: bool) -> None:

@@ -10,13 +10,15 @@ from rpicluster.errors import UsageError
 
 
 @click.group(
-    **examples("rpicluster jobs list", "rpicluster jobs logs application_1_0001", "rpicluster jobs kill ID")
+    epilog=examples(
+        "rpicluster jobs list", "rpicluster jobs logs application_1_0001", "rpicluster jobs kill ID"
+    )
 )
 def jobs() -> None:
     """List, explain and stop the applications on YARN."""
 
 
-@jobs.command("list", **examples("rpicluster jobs list --json"))
+@jobs.command("list", epilog=examples("rpicluster jobs list --json"))
 @cluster_option
 @json_option
 def list_jobs(which: str | None, as_json: bool) -> None:
@@ -43,7 +45,7 @@ def list_jobs(which: str | None, as_json: bool) -> None:
     )
 
 
-@jobs.command("logs", **examples("rpicluster jobs logs application_1_0001"))
+@jobs.command("logs", epilog=examples("rpicluster jobs logs application_1_0001"))
 @click.argument("application")
 @cluster_option
 def logs(application: str, which: str | None) -> None:
@@ -64,7 +66,7 @@ def logs(application: str, which: str | None) -> None:
     console.data(text)
 
 
-@jobs.command("kill", **examples("rpicluster jobs kill application_1_0001"))
+@jobs.command("kill", epilog=examples("rpicluster jobs kill application_1_0001"))
 @click.argument("application")
 @cluster_option
 @yes_option

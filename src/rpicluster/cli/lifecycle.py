@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rpicluster.design.plan import Plan
 
 
-@click.command(**examples("rpicluster up", "rpicluster up --yes --json"))
+@click.command(epilog=examples("rpicluster up", "rpicluster up --yes --json"))
 @cluster_option
 @yes_option
 @json_option
@@ -76,7 +76,7 @@ def apply_and_wait(cluster: "Cluster", plan: "Plan") -> dict[str, float]:
         return cluster.apply(plan, report=lambda key, text, share: update(key, share, 1.0, text))
 
 
-@click.command(**examples("rpicluster status", "rpicluster status --json"))
+@click.command(epilog=examples("rpicluster status", "rpicluster status --json"))
 @cluster_option
 @json_option
 def status(which: str | None, as_json: bool) -> None:
@@ -98,7 +98,7 @@ def status(which: str | None, as_json: bool) -> None:
         )
 
 
-@click.command(**examples("rpicluster stop"))
+@click.command(epilog=examples("rpicluster stop"))
 @cluster_option
 def stop(which: str | None) -> None:
     """Stop every daemon of the cluster; files and tables stay where they are."""
@@ -109,7 +109,7 @@ def stop(which: str | None) -> None:
     console.next_step("rpicluster start")
 
 
-@click.command(**examples("rpicluster start"))
+@click.command(epilog=examples("rpicluster start"))
 @cluster_option
 def start(which: str | None) -> None:
     """Start a stopped or crashed cluster exactly as it was set up; `up` is for changes."""
@@ -121,7 +121,7 @@ def start(which: str | None) -> None:
     console.next_step("rpicluster status", "rpicluster connect")
 
 
-@click.command(**examples("rpicluster destroy", "rpicluster destroy --confirm demo"))
+@click.command(epilog=examples("rpicluster destroy", "rpicluster destroy --confirm demo"))
 @cluster_option
 @click.option("--confirm", "given", metavar="NAME", help="The cluster's name, instead of being asked for it.")
 def destroy(which: str | None, given: str | None) -> None:

@@ -1,6 +1,6 @@
 """Options that several commands share."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -25,6 +25,6 @@ def find_cluster(which: str | None) -> "Cluster":
     return Cluster.find(which)
 
 
-def examples(*lines: str) -> dict[str, Any]:
-    """Return click's `epilog` with examples, one a line."""
-    return {"epilog": "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)}
+def examples(*lines: str) -> str:
+    """Return text for click's `epilog`: examples, one a line."""
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)

@@ -7,7 +7,7 @@ from rpicluster.cli.options import examples, json_option, yes_option
 from rpicluster.errors import Unhealthy, UsageError
 
 
-@click.group(invoke_without_command=True, **examples("rpicluster runtime", "rpicluster runtime verify"))
+@click.group(invoke_without_command=True, epilog=examples("rpicluster runtime", "rpicluster runtime verify"))
 @click.pass_context
 @json_option
 def runtime(context: click.Context, as_json: bool) -> None:

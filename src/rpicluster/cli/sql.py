@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @click.command(
-    **examples(
+    epilog=examples(
         "rpicluster sql 'select count(*) from flights'",
         "rpicluster sql --format csv 'select * from flights limit 10' > ten.csv",
         "rpicluster sql < report.sql",
@@ -110,7 +110,7 @@ def run_statement(
             signal.signal(signal.SIGINT, previous)
 
 
-@click.command(**examples("rpicluster tables", "rpicluster tables flights", "rpicluster tables --json"))
+@click.command(epilog=examples("rpicluster tables", "rpicluster tables flights", "rpicluster tables --json"))
 @click.argument("name", required=False)
 @cluster_option
 @json_option
