@@ -54,7 +54,7 @@ def executor_flags(heap_mib: int, cores: int) -> tuple[str, ...]:
         "-XX:-UsePerfData",
         "-XX:MaxMetaspaceSize=192m",
         "-XX:ReservedCodeCacheSize=96m",
-        f"-XX:MaxDirectMemorySize={max(64, heap_mib // 8)}m",
+        f"-XX:MaxDirectMemorySize={max(208, heap_mib // 8)}m",  # Spark refuses less than 200m
     )
 
 
