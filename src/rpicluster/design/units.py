@@ -44,7 +44,8 @@ def unit_hash(unit: Unit, files: dict[str, RenderedFile]) -> str:
     """Return the SHA-256 that changes exactly when `unit` must be restarted: its own fields and all it reads."""
     parts = [
         json.dumps(
-            [unit.name, unit.node, unit.argv, unit.environment, unit.directory, unit.stop_timeout_s], sort_keys=True
+            [unit.name, unit.node, unit.argv, unit.environment, unit.directory, unit.stop_timeout_s],
+            sort_keys=True,
         ).encode()
     ]
     parts += [path.encode() + b"\0" + files[path].content for path in sorted(unit.reads)]

@@ -1,0 +1,105 @@
+"""What rendering works from: one cluster's spec, sizes and placement, with the questions that files ask."""
+
+from dataclasses import dataclass
+
+from rpicluster.design.sizes import NodeSizes, Sizes
+from rpicluster.model.facts import NodePaths, NodePlacement, Placement
+from rpicluster.model.spec import ClusterSpec
+
+LOOPBACK = "127.0.0.1"
+_SESSION_STRIDE = 10
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A cluster as the renderers see it. Construct with `Inputs.checked`, which refuses what cannot work."""
+
+    spec: ClusterSpec
+    sizes: Sizes
+    placement: Placement
+
+    @classmethod
+    def checked(cls, spec: ClusterSpec, sizes: Sizes, placement: Placement) -> "Inputs":
+        """Return the inputs; raises ValueError, naming the node, when placement and spec do not fit together."""
+        inputs = cls(spec, sizes, placement)
+        for node in spec.nodes:
+            if node.name not in placement.nodes or node.name not in sizes.nodes:
+                raise ValueError(f"node {node.name!r} has no placement or no sizes")
+        runtimes = {inputs.paths(node.name).runtime for node in spec.nodes}
+        if len(runtimes) != 1:
+            # spark.yarn.jars=local:… is one path for all nodes.
+            raise ValueError(f"the runtime must have the same path on every node, not {sorted(runtimes)}")
+        sources = [inputs.datanode_source(name) for name in inputs.workers]
+        for source in sources:
+            if sources.count(source) > 1:
+                raise ValueError(
+                    f"two DataNodes reach the NameNode as {source}; on one machine `datanode_data` must differ"
+                )
+        if len(inputs.users) > sizes.sessions_max:
+            raise ValueError(
+                f"{len(inputs.users)} users want a session each, and {inputs.manager} holds {sizes.sessions_max}"
+            )
+        return inputs
+
+    @property
+    def manager(self) -> str:
+        """Name of the manager."""
+        return self.spec.manager.name
+
+    @property
+    def workers(self) -> tuple[str, ...]:
+        """Names of the workers, in the order of the file."""
+        return tuple(node.name for node in self.spec.workers)
+
+    @property
+    def users(self) -> tuple[str, ...]:
+        """Who has a session: `users:`, or on a local cluster the one who runs it."""
+        return (self.placement.login,) if self.spec.is_local else self.spec.users
+
+    @property
+    def runtime(self) -> str:
+        """Path of the runtime, the same on every node."""
+        return self.paths(self.manager).runtime
+
+    def node(self, name: str) -> NodePlacement:
+        """Return where node `name` stands."""
+        return self.placement.nodes[name]
+
+    def paths(self, name: str) -> NodePaths:
+        """Return the directories of node `name`."""
+        return self.placement.nodes[name].paths
+
+    def node_sizes(self, name: str) -> NodeSizes:
+        """Return the sizes of node `name`."""
+        return self.sizes.nodes[name]
+
+    def at(self, name: str, port: str) -> str:
+        """Return `address:port` of a daemon."""
+        node = self.placement.nodes[name]
+        return f"{node.address}:{node.ports[port]}"
+
+    def session_port(self, user: str, port: str) -> int:
+        """Return a session's port: `USER.connect` if the edge gave it one, else ten above the user before."""
+        ports = self.placement.nodes[self.manager].ports
+        pinned = ports.get(f"{user}.{port}")
+        return ports[port] + _SESSION_STRIDE * self.users.index(user) if pinned is None else pinned
+
+    @property
+    def hdfs(self) -> str:
+        """URI of the file system."""
+        return f"hdfs://{self.at(self.manager, 'namenode_rpc')}"
+
+    @property
+    def resourcemanager_url(self) -> str:
+        """URL of the ResourceManager's REST interface."""
+        return f"http://{self.at(self.manager, 'rm_http')}"
+
+    def datanode_source(self, name: str) -> str:
+        """Return `address:port` under which the NameNode knows a DataNode.
+
+        Hadoop takes the address from the connection. Linux sends from 127.0.0.1 to any loopback address,
+        so DataNodes on loopback differ in their port alone.
+        """
+        node = self.placement.nodes[name]
+        address = LOOPBACK if node.address.startswith("127.") else node.address
+        return f"{address}:{node.ports['datanode_data']}"

@@ -1,0 +1,97 @@
+"""Every file and every unit of a cluster, from spec, sizes and placement. The same input gives the same bytes."""
+
+import shlex
+
+from rpicluster.design import (
+    daemon_units,
+    hdfs_files,
+    layout,
+    log_files,
+    session_files,
+    spark_files,
+    yarn_files,
+)
+from rpicluster.design.inputs import Inputs
+from rpicluster.design.session_files import CONNECT, Launch
+from rpicluster.design.settings import HEADER, Setting, as_properties, as_xml
+from rpicluster.design.sizes import Sizes
+from rpicluster.design.units import Rendered, RenderedFile
+from rpicluster.model.facts import Placement
+from rpicluster.model.spec import ClusterSpec
+
+
+def render(
+    spec: ClusterSpec,
+    sizes: Sizes,
+    placement: Placement,
+    runtime_hash: str,
+    *,
+    keeper_source: bytes,
+    launch: Launch = CONNECT,
+) -> Rendered:
+    """Return every file and every unit of the cluster.
+
+    `keeper_source` is the program that keeps a session; it runs on nodes without rpicluster. Raises
+    ValueError, naming the key or the node, for `spark:` extras that are refused and for a placement
+    that does not fit the spec.
+    """
+    inputs = Inputs.checked(spec, sizes, placement)
+    files = {node.name: _common_files(inputs, node.name) for node in spec.nodes}
+    files[inputs.manager] |= _manager_files(inputs, keeper_source, launch)
+    sessions = tuple(session_files.session_unit(inputs, user) for user in inputs.users)
+    return Rendered(
+        files={name: dict(sorted(of_node.items())) for name, of_node in files.items()},
+        units=(*daemon_units.daemon_units(inputs), *sessions),
+        runtime_hash=runtime_hash,
+    )
+
+
+def settings_of(inputs: Inputs, name: str) -> dict[str, list[Setting]]:
+    """Return the settings in every settings file of node `name`, with their reasons."""
+    settings = {
+        "hadoop/core-site.xml": list(hdfs_files.core_site(inputs, name)),
+        "hadoop/hdfs-site.xml": list(hdfs_files.hdfs_site(inputs, name)),
+        "hadoop/yarn-site.xml": list(yarn_files.yarn_site(inputs, name)),
+    }
+    if name == inputs.manager:
+        settings["hadoop/capacity-scheduler.xml"] = list(yarn_files.capacity_scheduler(inputs))
+        settings[layout.SPARK_DEFAULTS] = list(spark_files.spark_defaults(inputs))
+    return settings
+
+
+def _common_files(inputs: Inputs, name: str) -> dict[str, RenderedFile]:
+    files = {
+        path: RenderedFile(as_xml(settings) if path.endswith(".xml") else as_properties(settings))
+        for path, settings in settings_of(inputs, name).items()
+    }
+    files["hadoop/log4j2.properties"] = RenderedFile(log_files.daemons())
+    files["env/rpicluster.sh"] = RenderedFile(_shell_environment(inputs, name))
+    return files
+
+
+def _manager_files(inputs: Inputs, keeper_source: bytes, launch: Launch) -> dict[str, RenderedFile]:
+    files = {
+        layout.DFS_HOSTS: RenderedFile(hdfs_files.dfs_hosts(inputs)),
+        layout.YARN_HOSTS: RenderedFile(yarn_files.yarn_hosts(inputs)),
+        "spark/log4j2.properties": RenderedFile(log_files.containers()),
+        "spark/log4j2-driver.properties": RenderedFile(log_files.driver()),
+        layout.KEEPER: RenderedFile(keeper_source),
+    }
+    for user in inputs.users:
+        document = session_files.keeper_settings(inputs, user, launch)
+        files[layout.keeper_settings(user)] = RenderedFile(document)
+    return files
+
+
+def _shell_environment(inputs: Inputs, name: str) -> bytes:
+    node = inputs.node(name)
+    values = {
+        "JAVA_HOME": node.java_home,
+        "SPARK_HOME": node.paths.runtime,
+        "HADOOP_CONF_DIR": f"{node.paths.conf}/hadoop",
+        "SPARK_CONF_DIR": f"{node.paths.conf}/spark",
+    }
+    lines = [f"# {HEADER}", *(f"export {key}={shlex.quote(value)}" for key, value in values.items())]
+    # Last, so that nothing of the system is replaced.
+    lines.append('export PATH="$PATH:$JAVA_HOME/bin:$SPARK_HOME/bin"')
+    return ("\n".join(lines) + "\n").encode()

@@ -1,0 +1,155 @@
+"""What a session's keeper reads: one JSON document with the driver's command, its doors and its chores."""
+
+import json
+from dataclasses import dataclass
+
+from rpicluster.design import daemon_units, jvm, layout
+from rpicluster.design.inputs import LOOPBACK, Inputs
+from rpicluster.design.units import Unit
+
+SCHEMA = 1
+DAY_S = 86400
+# What Spark's own launcher passes to Java 17 (org.apache.spark.launcher.JavaModuleOptions of 4.1.4).
+MODULE_FLAGS = (
+    "-XX:+IgnoreUnrecognizedVMOptions",
+    "--add-modules=jdk.incubator.vector",
+    *(
+        f"--add-opens=java.base/{package}=ALL-UNNAMED"
+        for package in (
+            "java.lang",
+            "java.lang.invoke",
+            "java.lang.reflect",
+            "java.io",
+            "java.net",
+            "java.nio",
+            "java.util",
+            "java.util.concurrent",
+            "java.util.concurrent.atomic",
+            "jdk.internal.ref",
+            "sun.nio.ch",
+            "sun.nio.cs",
+            "sun.security.action",
+            "sun.util.calendar",
+        )
+    ),
+    "--add-opens=java.security.jgss/sun.security.krb5=ALL-UNNAMED",
+    "-Djdk.reflect.useDirectMethodHandle=false",
+    "-Dio.netty.tryReflectionSetAccessible=true",
+    "-Dio.netty.allocator.type=pooled",
+    "-Dio.netty.handler.ssl.defaultEndpointVerificationAlgorithm=NONE",
+    "--enable-native-access=ALL-UNNAMED",
+)
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What a session's driver is: its main class, resource, extra settings, and the doors it opens."""
+
+    main_class: str
+    resource: str = "spark-internal"
+    arguments: tuple[str, ...] = ()
+    conf: tuple[tuple[str, str], ...] = ()
+    doors: tuple[str, ...] = ("connect",)  # names of ports in rpicluster.model.ports.SESSION_PORTS
+
+
+CONNECT = Launch("org.apache.spark.sql.connect.service.SparkConnectServer")
+
+
+def session_unit(inputs: Inputs, user: str) -> Unit:
+    """Return the unit that keeps the session of `user` on the manager."""
+    node, name = inputs.node(inputs.manager), layout.session_unit(user)
+    conf = node.paths.conf
+    return Unit(
+        name=name,
+        node=inputs.manager,
+        argv=(node.python, f"{conf}/{layout.KEEPER}", f"{conf}/{layout.keeper_settings(user)}"),
+        environment=daemon_units.environment(inputs, inputs.manager, user),
+        reads=(
+            "hadoop/core-site.xml",
+            "hadoop/hdfs-site.xml",
+            "hadoop/yarn-site.xml",
+            layout.KEEPER,
+            layout.keeper_settings(user),
+            "spark/log4j2.properties",
+            "spark/log4j2-driver.properties",
+            layout.SPARK_DEFAULTS,
+        ),
+        directory=layout.unit_directory(node.paths, name),
+        after=("namenode", "resourcemanager", "datanode", "nodemanager"),
+        stop_timeout_s=30,
+    )
+
+
+def keeper_settings(inputs: Inputs, user: str, launch: Launch) -> bytes:
+    """Return the keeper's JSON document for `user`."""
+    node, name = inputs.node(inputs.manager), layout.session_unit(user)
+    paths = node.paths
+    environment = dict(daemon_units.environment(inputs, inputs.manager, user))
+    environment |= {"PYSPARK_PYTHON": node.python, "SPARK_CONF_DIR": f"{paths.conf}/spark"}
+    document = {
+        "schema": SCHEMA,
+        "name": name,
+        "java": driver_command(inputs, user, launch),
+        "environment": environment,
+        "secret_environment": {"SPARK_CONNECT_AUTHENTICATE_TOKEN": layout.token_file(paths, user)},
+        "directory": layout.unit_directory(paths, name),
+        "log": layout.log_file(paths, f"{name}-driver-output"),
+        "doors": [
+            {"kind": door, "host": LOOPBACK, "port": inputs.session_port(user, door)} for door in launch.doors
+        ],
+        "ui": f"http://{node.address}:{inputs.session_port(user, 'spark_ui')}",
+        "resourcemanager": inputs.resourcemanager_url,
+        "user": user,
+        "probe_interval_s": 5,
+        "probe_timeout_s": 5,
+        "start_timeout_s": 120,
+        "failures_before_restart": 2,
+        "status_file": layout.status_file(paths, user),
+        "chores": _chores(inputs, user),
+    }
+    return (json.dumps(document, indent=1, sort_keys=True) + "\n").encode()
+
+
+def driver_command(inputs: Inputs, user: str, launch: Launch) -> list[str]:
+    """Return the driver's command; secrets are not in it."""
+    node, name = inputs.node(inputs.manager), layout.session_unit(user)
+    paths = node.paths
+    conf = {
+        "spark.app.name": name,
+        "spark.local.dir": f"{layout.unit_directory(paths, name)}/spill",
+        "spark.sql.warehouse.dir": f"{inputs.hdfs}{layout.home(user)}/.session-tables",
+        "spark.ui.port": str(inputs.session_port(user, "spark_ui")),
+        "spark.driver.port": str(inputs.session_port(user, "spark_driver")),
+        "spark.driver.blockManager.port": str(inputs.session_port(user, "spark_blockmanager")),
+        "spark.connect.grpc.binding.port": str(inputs.session_port(user, "connect")),
+        **dict(launch.conf),
+    }
+    return [
+        f"{node.java_home}/bin/java",
+        *jvm.driver_flags(inputs.sizes.driver.heap_mib),
+        *MODULE_FLAGS,
+        daemon_units.IPV4,
+        daemon_units.marker(inputs, inputs.manager, f"{name}-driver"),
+        f"-Djava.io.tmpdir={layout.unit_directory(paths, name)}",
+        f"-Drpicluster.log={layout.log_file(paths, f'{name}-driver')}",
+        f"-Dlog4j2.configurationFile={paths.conf}/spark/log4j2-driver.properties",
+        "-cp",
+        f"{paths.conf}/spark:{paths.conf}/hadoop:{paths.runtime}/jars/*",
+        "org.apache.spark.deploy.SparkSubmit",
+        "--properties-file",
+        f"{paths.conf}/{layout.SPARK_DEFAULTS}",
+        *(part for key in sorted(conf) for part in ("--conf", f"{key}={conf[key]}")),
+        "--class",
+        launch.main_class,
+        launch.resource,
+        *launch.arguments,
+    ]
+
+
+def _chores(inputs: Inputs, user: str) -> list[dict[str, object]]:
+    chores: list[dict[str, object]] = []
+    if inputs.spec.is_local and user == inputs.placement.login:
+        # Only HDFS's superuser may; on nodes of their own that is a unit of its own.
+        command = list(daemon_units.checkpoint_command(inputs))
+        chores.append({"name": "checkpoint", "every_s": DAY_S, "argv": command})
+    return chores
