@@ -1,0 +1,106 @@
+"""Who listens on which TCP port of this machine, from /proc, without root."""
+
+import errno
+import ipaddress
+import os
+import socket
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from rpicluster.nodes.local.state import user_name
+
+_LISTEN = "0A"  # TCP_LISTEN in include/net/tcp_states.h
+
+
+@dataclass(frozen=True)
+class Listener:
+    """A listening TCP socket; `address` is 0.0.0.0 for any form of "all addresses"."""
+
+    address: str
+    port: int
+    uid: int
+    inode: str
+
+    def describe(self) -> str:
+        """Return `pid 812, java …, user ana`, or what can be known of another user's process."""
+        pid = _pid_of(self.inode)
+        if pid is None:
+            return (
+                f"another user's process, user {user_name(self.uid)}"
+                if self.uid != os.getuid()
+                else "unknown process"
+            )
+        command = (
+            Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+        )
+        return f"pid {pid}, user {user_name(self.uid)}: {_shorten(command)}"
+
+
+def listeners() -> list[Listener]:
+    """Return all listening TCP sockets, IPv4 and IPv6."""
+    found = []
+    for name in ("tcp", "tcp6"):
+        path = Path("/proc/net") / name
+        if not path.exists():  # a kernel without IPv6
+            continue
+        for line in path.read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == _LISTEN:
+                address, port = fields[1].split(":")
+                found.append(Listener(_decode(address), int(port, 16), int(fields[7]), fields[9]))
+    return found
+
+
+def listener_on(address: str, port: int) -> Listener | None:
+    """Return the socket that keeps `address:port` from being bound, None if nothing listens there."""
+    for listener in listeners():
+        if listener.port == port and listener.address in (address, "0.0.0.0"):  # noqa: S104  compared, not bound
+            return listener
+    return None
+
+
+def can_bind(address: str, port: int) -> bool:
+    """Return whether a server could listen on `address:port` now; tried with a real bind."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(
+            socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+        )  # as Java's servers do: TIME_WAIT is no obstacle
+        try:
+            probe.bind((address, port))
+        except OSError as error:
+            if error.errno in (errno.EADDRINUSE, errno.EACCES):
+                return False
+            raise
+    # SO_REUSEADDR lets a bind pass beside a socket that is bound and does not listen yet; a listener never.
+    return listener_on(address, port) is None
+
+
+def _decode(text: str) -> str:
+    # The kernel prints each 32-bit word in the machine's byte order.
+    words = [int(text[i : i + 8], 16).to_bytes(4, sys.byteorder) for i in range(0, len(text), 8)]
+    address = ipaddress.ip_address(b"".join(words))
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.is_unspecified:
+            return "0.0.0.0"  # noqa: S104  a dual-stack listener holds the IPv4 port too
+        if address.ipv4_mapped:
+            return str(address.ipv4_mapped)
+    return str(address)
+
+
+def _pid_of(inode: str) -> int | None:
+    wanted = f"socket:[{inode}]"
+    for process in Path("/proc").iterdir():
+        if not process.name.isdigit():
+            continue
+        try:
+            for descriptor in (process / "fd").iterdir():
+                if str(descriptor.readlink()) == wanted:
+                    return int(process.name)
+        except OSError:  # another user's process, or one that ended while we looked
+            continue
+    return None
+
+
+def _shorten(command: str, limit: int = 80) -> str:
+    return command if len(command) <= limit else command[: limit - 1] + "…"
