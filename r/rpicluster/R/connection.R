@@ -1,0 +1,191 @@
+#' @rdname rpicluster-dbi
+#' @slot state An environment: the bridge, the options, the open result.
+#' @export
+setClass("RpiConnection", contains = "DBIConnection", slots = list(state = "environment"))
+
+new_connection <- function(bridge, options = type_options(), timezone = NULL) {
+  state <- new.env(parent = emptyenv())
+  state$bridge <- bridge
+  state$options <- options
+  state$open <- TRUE
+  state$result <- NULL
+  con <- new("RpiConnection", state = state)
+  reg.finalizer(state, close_forgotten, onexit = TRUE)
+  if (!is.null(timezone)) {
+    tryCatch(run(con, paste("SET TIME ZONE", string_literal(timezone))), error = function(e) {
+      bridge$close()
+      state$open <- FALSE
+      stop(e)
+    })
+  }
+  con
+}
+
+close_forgotten <- function(state) {
+  if (state$open) {
+    warning("a connection to a cluster was dropped without dbDisconnect()", call. = FALSE)
+    state$open <- FALSE
+    # At the end of R or after a lost cluster there is nobody left to tell, and the server ends idle sessions itself.
+    try(state$bridge$close(), silent = TRUE)
+  }
+}
+
+live <- function(con) {
+  if (!con@state$open) {
+    abort("closed", "the connection is closed", "connect again with dbConnect(rpicluster::rpi())")
+  }
+  con@state$bridge
+}
+
+# Run a statement of our own for its effect, beside any open result of the user.
+run <- function(con, sql) {
+  bridge <- live(con)
+  bridge$clear(bridge$execute(sql))
+  invisible()
+}
+
+# Run a query of our own and take all its rows, beside any open result of the user.
+ask <- function(con, sql) {
+  bridge <- live(con)
+  result <- bridge$execute(sql)
+  on.exit(bridge$clear(result))
+  columns_to_frame(bridge$fetch(result, -1L), con@state$options)
+}
+
+#' @rdname rpicluster-dbi
+#' @export
+setMethod("dbDisconnect", "RpiConnection", function(conn, ...) {
+  state <- conn@state
+  if (!state$open) {
+    warning("the connection is closed already", call. = FALSE)
+    return(invisible(FALSE))
+  }
+  if (!is.null(state$result)) {
+    warning("an open result was closed with its connection", call. = FALSE)
+    clear_result(state$result)
+  }
+  state$open <- FALSE
+  state$bridge$close()
+  invisible(TRUE)
+})
+
+#' @rdname rpicluster-dbi
+#' @export
+setMethod("dbIsValid", "RpiConnection", function(dbObj, ...) dbObj@state$open)
+
+#' @rdname rpicluster-dbi
+#' @export
+setMethod("dbGetInfo", "RpiConnection", function(dbObj, ...) {
+  info <- live(dbObj)$server_info()
+  field <- function(name) {
+    value <- info[[name]]
+    if (is.null(value)) NA else value
+  }
+  list(
+    db.version = as.character(field("version")),
+    dbname = as.character(field("namespace")),
+    username = as.character(field("user")),
+    host = as.character(field("host")),
+    port = as.integer(field("port")),
+    cluster = as.character(field("cluster"))
+  )
+})
+
+#' @rdname rpicluster-dbi
+#' @export
+setMethod("show", "RpiConnection", function(object) {
+  cat(sprintf("<RpiConnection>%s\n", if (object@state$open) "" else " closed"))
+})
+
+#' @rdname rpicluster-dbi
+#' @export
+setMethod("dbDataType", "RpiConnection", function(dbObj, obj, ...) data_type(obj))
+
+#' @rdname rpicluster-dbi
+#' @export
+setMethod("dbQuoteIdentifier", c("RpiConnection", "character"), function(conn, x, ...) {
+  if (anyNA(x)) {
+    abort_usage("NA is not a name")
+  }
+  SQL(paste0("`", gsub("`", "``", enc2utf8(x), fixed = TRUE), "`", recycle0 = TRUE), names = names(x))
+})
+
+#' @rdname rpicluster-dbi
+#' @export
+setMethod("dbQuoteIdentifier", c("RpiConnection", "SQL"), function(conn, x, ...) x)
+
+#' @rdname rpicluster-dbi
+#' @export
+setMethod("dbQuoteIdentifier", c("RpiConnection", "Id"), function(conn, x, ...) {
+  SQL(paste0(dbQuoteIdentifier(conn, unname(x@name)), collapse = "."))
+})
+
+#' @rdname rpicluster-dbi
+#' @export
+setMethod("dbUnquoteIdentifier", c("RpiConnection", "SQL"), function(conn, x, ...) {
+  lapply(unname(as.character(x)), function(text) Id_of(split_name(text)))
+})
+
+# The parts of `catalog`.`schema`.`table`, with or without quotes.
+split_name <- function(text) {
+  part <- "`(?:[^`]|``)*`|[^.`]+"
+  if (!grepl(sprintf("^(?:%s)(?:\\.(?:%s))*$", part, part), text, perl = TRUE)) {
+    abort_usage(sprintf("%s is not a table name", text), "quote each part with `backticks`")
+  }
+  parts <- regmatches(text, gregexpr(part, text, perl = TRUE))[[1]]
+  quoted <- startsWith(parts, "`")
+  parts[quoted] <- gsub("``", "`", substr(parts[quoted], 2, nchar(parts[quoted]) - 1), fixed = TRUE)
+  parts
+}
+
+Id_of <- function(parts) {
+  if (length(parts) > 3) {
+    abort_usage(sprintf("a table name has at most three parts, not %d", length(parts)))
+  }
+  do.call(Id, as.list(stats::setNames(parts, utils::tail(c("catalog", "schema", "table"), length(parts)))))
+}
+
+#' @rdname rpicluster-dbi
+#' @export
+setMethod("dbQuoteString", c("RpiConnection", "character"), function(conn, x, ...) {
+  SQL(if (length(x)) string_literal(x) else character())
+})
+
+#' @rdname rpicluster-dbi
+#' @export
+setMethod("dbQuoteString", c("RpiConnection", "SQL"), function(conn, x, ...) x)
+
+#' @rdname rpicluster-dbi
+#' @export
+setMethod("dbQuoteLiteral", "RpiConnection", function(conn, x, ...) {
+  if (is(x, "SQL")) {
+    return(x)
+  }
+  if (is.list(x) && !inherits(x, c("blob", "POSIXlt"))) {
+    return(SQL(vapply(x, function(value) if (is.null(value)) "NULL" else if (is.raw(value)) spark_literal(conn, list(value)) else spark_literal(conn, value), "")))
+  }
+  SQL(vapply(seq_along(x), function(i) spark_literal(conn, x[i]), ""))
+})
+
+no_transactions <- function(...) {
+  abort(
+    "unsupported", "Spark SQL has no transactions: each statement stands for itself",
+    "write to a new table and rename it with ALTER TABLE ... RENAME TO when all is right"
+  )
+}
+
+#' @rdname rpicluster-dbi
+#' @export
+setMethod("dbBegin", "RpiConnection", function(conn, ...) no_transactions())
+
+#' @rdname rpicluster-dbi
+#' @export
+setMethod("dbCommit", "RpiConnection", function(conn, ...) no_transactions())
+
+#' @rdname rpicluster-dbi
+#' @export
+setMethod("dbRollback", "RpiConnection", function(conn, ...) no_transactions())
+
+#' @rdname rpicluster-dbi
+#' @export
+setMethod("dbWithTransaction", "RpiConnection", function(conn, code, ...) no_transactions())

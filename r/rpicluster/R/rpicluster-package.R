@@ -1,0 +1,31 @@
+#' rpicluster: a DBI and dplyr door to a Spark-on-YARN cluster
+#'
+#' Connect with `con <- DBI::dbConnect(rpicluster::rpi())`, look at tables with
+#' [DBI::dbListTables()], and use `dplyr::tbl(con, "flights")` for dplyr verbs
+#' that run on the cluster. [rpi_status()] says whether the cluster is well.
+#'
+#' @section Options:
+#' * `rpicluster.python` (or the environment variable `RPICLUSTER_PYTHON`): the
+#'   Python interpreter of the command line tool, when neither
+#'   `rpicluster r-install` nor `PATH` tells the right one.
+#' * `rpicluster.cluster` (or `RPICLUSTER_CLUSTER`): the cluster that is used
+#'   when `cluster` is not given.
+#'
+#' @section Conditions:
+#' Every error of this package has the class `rpicluster_error`, a more exact
+#' class `rpicluster_error_*`, and the fields `message` and `hint`:
+#' `_python` (the Python of the tool was not found, or another Python runs in
+#' this R session), `_unreachable` (the cluster does not answer), `_sql` (Spark
+#' refused or failed a statement), `_usage` (an argument is wrong),
+#' `_unsupported` (Spark cannot do this), `_closed` (the connection or result
+#' is closed), `_data` (a value cannot be moved without loss), `_status` (the
+#' command line tool failed), `_service` (any other failure of the cluster).
+#'
+#' @keywords internal
+#' @aliases rpicluster-package
+#' @import methods
+#' @import DBI
+"_PACKAGE"
+
+# What lives as long as the R session: the imported Python modules.
+session <- new.env(parent = emptyenv())
