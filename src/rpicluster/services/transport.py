@@ -240,6 +240,18 @@ class Transport:
         return response.content
 
 
+@contextmanager
+def answer_of(daemon: Daemon, what: str) -> Iterator[None]:
+    """Turn the errors of taking an answer apart into a ServiceError that says whose answer it was."""
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        raise ServiceError(
+            f"{daemon} answered something unexpected ({type(error).__name__}: {error}), asked to {what}",
+            hint="is another program, or another version of Hadoop, listening on that port?",
+        ) from error
+
+
 def remote_error(daemon: Daemon, what: str, status: int, body: bytes) -> RemoteError:
     """Return the error inside a daemon's answer: Hadoop's RemoteException, or the page's first line."""
     exception, said = "", ""
