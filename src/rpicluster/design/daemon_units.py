@@ -116,12 +116,12 @@ def environment(inputs: Inputs, name: str, user: str) -> tuple[tuple[str, str], 
 
 
 def format_command(unit: Unit, cluster_id: str) -> tuple[str, ...]:
-    """Return the command that makes an empty file system for the NameNode `unit`; it refuses over existing data."""
+    """Return the command that makes an empty file system for `unit`; it refuses over existing data."""
     return (*unit.argv, "-format", "-nonInteractive", "-clusterid", cluster_id)
 
 
 def checkpoint_command(inputs: Inputs) -> tuple[str, ...]:
-    """Return the command that merges the NameNode's edits into its image, as a SecondaryNameNode would, and ends."""
+    """Return the command that merges the NameNode's edits into its image once, and ends."""
     heap_mib = inputs.node_sizes(inputs.manager).daemons["namenode"].heap_mib
     main = "org.apache.hadoop.hdfs.server.namenode.SecondaryNameNode"
     return daemon_argv(

@@ -1,4 +1,7 @@
-"""core-site.xml, hdfs-site.xml and the list of DataNodes. Names and defaults: Hadoop 3.5.0's core- and hdfs-default.xml."""
+"""core-site.xml, hdfs-site.xml and the list of DataNodes.
+
+Names and defaults: core-default.xml and hdfs-default.xml of Hadoop 3.5.0.
+"""
 
 from collections.abc import Iterator
 
@@ -24,8 +27,9 @@ def core_site(inputs: Inputs, name: str) -> Iterator[Setting]:
     )
     yield setting(
         "hadoop.tmp.dir",
-        f"{inputs.paths(name).data}/tmp",
-        "Hadoop's default is /tmp/hadoop-LOGIN: anybody's directory, emptied at boot, in RAM on some systems.",
+        layout.hadoop_directory(inputs.paths(name)),
+        "Hadoop's default is /tmp/hadoop-LOGIN: anybody's directory, emptied at boot, in RAM on some "
+        "systems.",
     )
     yield setting(
         "fs.permissions.umask-mode",
@@ -38,7 +42,8 @@ def core_site(inputs: Inputs, name: str) -> Iterator[Setting]:
     yield setting(
         "fs.trash.checkpoint.interval",
         min(60, trash_min),
-        "Minutes between clean-ups; the default (as long as the interval) keeps files for up to twice the time.",
+        "Minutes between clean-ups; the default (as long as the interval) keeps files for up to twice "
+        "the time.",
     )
     yield setting(
         "io.file.buffer.size", 65536, "64 KiB a read or write; 4 KiB means sixteen times the system calls."
@@ -46,7 +51,8 @@ def core_site(inputs: Inputs, name: str) -> Iterator[Setting]:
     yield setting(
         "ipc.client.connect.max.retries.on.timeouts",
         3,
-        "A node that is switched off is given up after about a minute; the default of 45 tries takes 15 minutes.",
+        "A node that is switched off is given up after about a minute; the default of 45 tries takes 15 "
+        "minutes.",
     )
     yield setting(
         "ipc.client.rpc-timeout.ms", 60000, "A frozen daemon becomes an error after a minute, not two."
@@ -104,7 +110,8 @@ def _client(inputs: Inputs) -> Iterator[Setting]:
     yield setting(
         "dfs.client.block.write.replace-datanode-on-failure.policy",
         "NEVER" if few else "DEFAULT",
-        "When a DataNode fails during a write: with 3 or fewer there is none to replace it, so go on with the rest.",
+        "When a DataNode fails during a write: with 3 or fewer there is none to replace it, so go on "
+        "with the rest.",
     )
     yield setting(
         "dfs.client.block.write.replace-datanode-on-failure.best-effort",
@@ -119,7 +126,8 @@ def _liveness() -> Iterator[Setting]:
     yield setting(
         "dfs.namenode.heartbeat.recheck-interval",
         45000,
-        "A DataNode counts as dead after 2 × this + 10 heartbeats = 120 s (default 10.5 min): longer than a Pi "
+        "A DataNode counts as dead after 2 × this + 10 heartbeats = 120 s (default 10.5 min): longer "
+        "than a Pi "
         "takes to reboot, so that a reboot does not start copying its blocks.",
     )
 
@@ -147,7 +155,8 @@ def _namenode(inputs: Inputs, name: str) -> Iterator[Setting]:
         "dfs.namenode.safemode.extension",
         1000,
         "Milliseconds that safe mode lasts on after 99.9 % of blocks were reported. The default of 30 s lets "
-        "thousands of DataNodes finish reporting before copying starts; ours report within a second or two, and "
+        "thousands of DataNodes finish reporting before copying starts; ours report within a second or "
+        "two, and "
         "a copy started too early is dropped again.",
     )
     yield setting(
@@ -169,8 +178,10 @@ def _namenode(inputs: Inputs, name: str) -> Iterator[Setting]:
     yield setting(
         "dfs.namenode.block-placement.min-blocks-for.write",
         max(1, -(-DATANODE_FREE_MIB // inputs.spec.hdfs.block_size)),
-        f"Blocks that must fit for a DataNode to get one: keeps {DATANODE_FREE_MIB} MiB free for everything else. "
-        "dfs.datanode.du.reserved cannot do that on a disk shared with the system: it counts what others already use.",
+        f"Blocks that must fit for a DataNode to get one: keeps {DATANODE_FREE_MIB} MiB free for "
+        "everything else. "
+        "dfs.datanode.du.reserved cannot do that on a disk shared with the system: it counts what others "
+        "already use.",
     )
     yield from _checkpoint(inputs, name)
 
@@ -208,7 +219,8 @@ def _datanode(inputs: Inputs, name: str) -> Iterator[Setting]:
     yield setting(
         "dfs.datanode.hostname",
         address,
-        "What clients connect to. Without it a DataNode on loopback is known as 127.0.0.1, where it does not listen.",
+        "What clients connect to. Without it a DataNode on loopback is known as 127.0.0.1, where it does "
+        "not listen.",
     )
     yield setting("dfs.datanode.handler.count", 3, "RPC threads; default 10.")
     yield setting(
@@ -219,7 +231,8 @@ def _datanode(inputs: Inputs, name: str) -> Iterator[Setting]:
     yield setting(
         "dfs.datanode.synconclose",
         True,
-        "A finished block is on the disk: one switch powers all nodes, so a power cut hits every copy at once.",
+        "A finished block is on the disk: one switch powers all nodes, so a power cut hits every copy at "
+        "once.",
     )
     yield setting(
         "dfs.datanode.sync.behind.writes",

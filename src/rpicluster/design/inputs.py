@@ -20,7 +20,7 @@ class Inputs:
 
     @classmethod
     def checked(cls, spec: ClusterSpec, sizes: Sizes, placement: Placement) -> "Inputs":
-        """Return the inputs; raises ValueError, naming the node, when placement and spec do not fit together."""
+        """Return the inputs; raises ValueError, naming the node, when they do not fit together."""
         inputs = cls(spec, sizes, placement)
         for node in spec.nodes:
             if node.name not in placement.nodes or node.name not in sizes.nodes:
@@ -33,11 +33,13 @@ class Inputs:
         for source in sources:
             if sources.count(source) > 1:
                 raise ValueError(
-                    f"two DataNodes reach the NameNode as {source}; on one machine `datanode_data` must differ"
+                    f"two DataNodes reach the NameNode as {source}; on one machine `datanode_data` must "
+                    "differ"
                 )
         if len(inputs.users) > sizes.sessions_max:
             raise ValueError(
-                f"{len(inputs.users)} users want a session each, and {inputs.manager} holds {sizes.sessions_max}"
+                f"{len(inputs.users)} users want a session each, and {inputs.manager} holds "
+                f"{sizes.sessions_max}"
             )
         return inputs
 

@@ -32,8 +32,13 @@ def unit_directory(paths: NodePaths, unit: str) -> str:
     return f"{paths.data}/{unit}"
 
 
+def hadoop_directory(paths: NodePaths) -> str:
+    """Return where Hadoop puts what has no place of its own."""
+    return f"{paths.data}/hadoop"
+
+
 def namenode_directory(paths: NodePaths) -> str:
-    """Return where the NameNode keeps image and edits; `current/VERSION` in it says whose file system it is."""
+    """Return where the NameNode keeps image and edits; its `current/VERSION` says whose file system it is."""
     return f"{paths.data}/namenode/name"
 
 
@@ -68,7 +73,7 @@ def log_file(paths: NodePaths, unit: str) -> str:
 
 
 def token_file(paths: NodePaths, user: str) -> str:
-    """Return the 0600 file with the token of a user's Spark Connect door; written by the edge, never rendered."""
+    """Return the 0600 file with the token of a user's Connect door; written by the edge, never rendered."""
     return f"{paths.data}/{session_unit(user)}/token"
 
 

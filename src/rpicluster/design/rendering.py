@@ -1,4 +1,4 @@
-"""Every file and every unit of a cluster, from spec, sizes and placement. The same input gives the same bytes."""
+"""Every file and unit of a cluster, from spec, sizes and placement. The same input, the same bytes."""
 
 import shlex
 

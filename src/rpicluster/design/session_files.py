@@ -102,7 +102,8 @@ def keeper_settings(inputs: Inputs, user: str, launch: Launch) -> bytes:
         "user": user,
         "probe_interval_s": 5,
         "probe_timeout_s": 5,
-        "start_timeout_s": 120,
+        # A Pi that starts everything at once needs minutes; a driver that dies is noticed at once anyway.
+        "start_timeout_s": 300,
         "failures_before_restart": 2,
         "status_file": layout.status_file(paths, user),
         "chores": _chores(inputs, user),

@@ -49,7 +49,7 @@ def as_xml(settings: Iterable[Setting]) -> bytes:
 
 
 def as_properties(settings: Iterable[Setting]) -> bytes:
-    """Return a Java properties file as Spark reads it, keys sorted. Raises ValueError for a key that comes twice."""
+    """Return a Java properties file as Spark reads it. Raises ValueError for a key that comes twice."""
     lines = [f"# {HEADER}"]
     for entry in _sorted(settings):
         # Backslashes escape in this format; other characters of our keys and values stand for themselves.

@@ -1,4 +1,4 @@
-"""spark-defaults.conf: what all drivers of a cluster share. Names and defaults: Spark 4.1.4, Iceberg 1.11.0."""
+"""spark-defaults.conf: what all drivers of a cluster share. For Spark 4.1.4 and Iceberg 1.11.0."""
 
 import re
 from collections.abc import Iterator
@@ -131,7 +131,8 @@ def _network(inputs: Inputs) -> Iterator[Setting]:
     yield setting(
         "spark.authenticate",
         True,
-        "A secret per application, made by YARN: without it whoever reaches the driver's port can pose as an executor.",
+        "A secret per application, made by YARN: without it whoever reaches the driver's port can pose "
+        "as an executor.",
     )
     yield setting("spark.network.timeout", "60s", "A silent node is given up after a minute; default two.")
     yield setting("spark.executor.heartbeatInterval", "10s", "Spark's default, well below the timeout.")
@@ -174,12 +175,14 @@ def _executors(inputs: Inputs) -> Iterator[Setting]:
     yield setting(
         "spark.dynamicAllocation.shuffleTracking.timeout",
         f"{idle_s}s",
-        "Executors with old shuffle files go as well; by default they stay until the driver collects garbage.",
+        "Executors with old shuffle files go as well; by default they stay until the driver collects "
+        "garbage.",
     )
     yield setting(
         "spark.dynamicAllocation.minExecutors", 1, "One is kept warm: a first one takes 14 s to come."
     )
     yield setting("spark.dynamicAllocation.initialExecutors", 1, "The warm one.")
+    yield setting("spark.executor.instances", 1, "The same, stated: Spark warns when it is absent.")
     yield setting(
         "spark.dynamicAllocation.maxExecutors", sizes.executors_max, "As many as fit beside all sessions."
     )
@@ -227,12 +230,14 @@ def _sql(inputs: Inputs) -> Iterator[Setting]:
     yield setting(
         "spark.sql.ansi.enabled",
         True,
-        "Spark 4's default, stated: an overflow or a failed cast is an error. Off, integers wrap around silently.",
+        "Spark 4's default, stated: an overflow or a failed cast is an error. Off, integers wrap around "
+        "silently.",
     )
     yield setting(
         "spark.sql.session.timeZone",
         "UTC",
-        "The same text gives the same time on every cluster, whatever /etc/timezone says; clients show local time.",
+        "The same text gives the same time on every cluster, whatever /etc/timezone says; clients show "
+        "local time.",
     )
     yield setting(
         "spark.sql.execution.arrow.maxRecordsPerBatch", 50000, "Rows a batch to clients; default 10000."

@@ -1,4 +1,7 @@
-"""yarn-site.xml, capacity-scheduler.xml and the list of NodeManagers. Names and defaults: Hadoop 3.5.0's yarn-default.xml."""
+"""yarn-site.xml, capacity-scheduler.xml and the list of NodeManagers.
+
+Names and defaults: yarn-default.xml of Hadoop 3.5.0.
+"""
 
 from collections.abc import Iterator
 
@@ -78,7 +81,8 @@ def _logs() -> Iterator[Setting]:
     yield setting(
         "yarn.log-aggregation.retain-seconds",
         LOGS_KEPT_S,
-        "A week. Hadoop deletes them in its JobHistoryServer, which does not run here: this value is what clean-up reads.",
+        "A week. Hadoop deletes them in its JobHistoryServer, which does not run here: this value is "
+        "what clean-up reads.",
     )
 
 
@@ -112,7 +116,8 @@ def _resourcemanager(inputs: Inputs, name: str) -> Iterator[Setting]:
     yield setting(
         "yarn.resourcemanager.nodes.include-path",
         f"{paths.conf}/{layout.YARN_HOSTS}",
-        "Only these NodeManagers may register; by default anybody's may, and receives containers with their secrets.",
+        "Only these NodeManagers may register; by default anybody's may, and receives containers with "
+        "their secrets.",
     )
     yield setting(
         "yarn.resourcemanager.scheduler.class",
@@ -159,12 +164,14 @@ def _recovery(inputs: Inputs, name: str) -> Iterator[Setting]:
     yield setting(
         "yarn.resourcemanager.work-preserving-recovery.scheduling-wait-ms",
         2000,
-        "After every start nothing is scheduled for this long, so that NodeManagers can report; default 10 s.",
+        "After every start nothing is scheduled for this long, so that NodeManagers can report; default "
+        "10 s.",
     )
     yield setting(
         "yarn.resourcemanager.am.max-attempts",
         4,
-        "How often an application master may be lost; a session lives for weeks and forgets losses after an hour.",
+        "How often an application master may be lost; a session lives for weeks and forgets losses after "
+        "an hour.",
     )
 
 
@@ -221,7 +228,8 @@ def _nodemanager(inputs: Inputs, name: str) -> Iterator[Setting]:
     yield setting(
         "yarn.nodemanager.recovery.enabled",
         False,
-        "Needs LevelDB's native library, which does not exist for arm64: a restarted NodeManager ends its containers.",
+        "Needs LevelDB's native library, which does not exist for arm64: a restarted NodeManager ends "
+        "its containers.",
     )
     yield setting(
         "yarn.nodemanager.env-whitelist",
@@ -253,7 +261,8 @@ def _disk_checks() -> Iterator[Setting]:
     yield setting(
         f"{prefix}.disk-utilization-threshold.enabled",
         False,
-        "By default a disk that is 90 % full makes the node UNHEALTHY without a word: 25 GB free on a laptop is plenty.",
+        "By default a disk that is 90 % full makes the node UNHEALTHY without a word: 25 GB free on a "
+        "laptop is plenty.",
     )
     yield setting(f"{prefix}.disk-free-space-threshold.enabled", True, "Free space is what counts.")
     yield setting(
@@ -288,7 +297,8 @@ def capacity_scheduler(inputs: Inputs) -> Iterator[Setting]:
     yield setting(
         f"{queue}.maximum-am-resource-percent",
         inputs.sizes.am_resource_percent,
-        "Share that application masters may take; with the default of 0.1 a small cluster accepts no job at all.",
+        "Share that application masters may take; with the default of 0.1 a small cluster accepts no job "
+        "at all.",
     )
     yield setting(
         f"{queue}.resource-calculator",
@@ -298,7 +308,8 @@ def capacity_scheduler(inputs: Inputs) -> Iterator[Setting]:
     yield setting(
         f"{queue}.node-locality-delay",
         len(inputs.workers),
-        "Heartbeats to wait for a node that holds the data: one round; the default of 40 waits 10 s on two nodes.",
+        "Heartbeats to wait for a node that holds the data: one round; the default of 40 waits 10 s on "
+        "two nodes.",
     )
 
 

@@ -1,0 +1,1 @@
+# The keeper's source: the caller passes it in.
