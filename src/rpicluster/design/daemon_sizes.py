@@ -15,7 +15,7 @@ _COMFORT_FROM_MIB = 4096
 _COMFORT_MAX_MIB = 512
 _NODES_INCLUDED = 3
 
-# A driver with Spark Connect and Iceberg was at most 785 MiB idle and stays under 1.1 GB after bulk transfers.
+# A driver with Spark Connect and Iceberg was at most 785 MiB, and stays under 1.1 GB after bulk transfers.
 DRIVER = JvmSize(
     memory_mib=1056,
     heap_mib=640,
@@ -45,7 +45,7 @@ DAEMONS_OF_ROLE: dict[Role, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Frame:
-    """A node's RAM and what is taken from it before drivers and YARN; `room_mib` is left, and may be negative."""
+    """A node's RAM and what is taken from it before drivers and YARN; what is left may be negative."""
 
     memory_mib: int
     reserve_mib: int

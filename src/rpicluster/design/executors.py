@@ -44,7 +44,7 @@ def floor_to_allocation(memory_mib: int) -> int:
 
 
 def overhead_of(executor_mib: int) -> int:
-    """Return what of an executor's container is not heap: a fixed part and an eighth of what is above the floor."""
+    """Return how much of an executor's container is not heap: a fixed part, and an eighth of the rest."""
     return EXECUTOR_OVERHEAD_MIN_MIB + (executor_mib - EXECUTOR_MIN_MIB) // 8
 
 
@@ -99,7 +99,7 @@ def application_master() -> ContainerSize:
         AM_HEAP_MIB,
         AM_OVERHEAD_MIB,
         1,
-        f"it only asks YARN for executors: heap {AM_HEAP_MIB} MiB + {AM_OVERHEAD_MIB} MiB beside it (measured)",
+        f"it only asks YARN for executors: heap {AM_HEAP_MIB} MiB + {AM_OVERHEAD_MIB} MiB beside it",
     )
 
 
@@ -112,8 +112,8 @@ def executor(choice: Choice, workers: Sequence[Worker]) -> ContainerSize:
         choice.memory_mib - overhead,
         overhead,
         cores_of(choice.memory_mib, workers),
-        f"of all sizes, {choice.memory_mib} MiB leave most memory to tasks: {choice.count} on {holding} workers, "
-        "wherever YARN puts the application masters",
+        f"of all sizes, {choice.memory_mib} MiB let most memory and cores work: {choice.count} executors on "
+        f"{holding} workers, wherever YARN puts the application masters",
     )
 
 

@@ -4,7 +4,7 @@ Sources: `docs/explanation/sizing.md` has the measurements; the flags themselves
 `java -XX:+PrintFlagsFinal` and the OpenJDK 17 `java` manual page.
 """
 
-# Without this glibc keeps one arena of freed memory a thread. It belongs into the environment of every process.
+# Without this glibc keeps one arena of freed memory a thread; it belongs into every environment.
 ENVIRONMENT: tuple[tuple[str, str], ...] = (("MALLOC_ARENA_MAX", "1"),)
 
 # A heap that was needed once is given back. Serial collects small heaps with the least memory of its own.
@@ -13,9 +13,9 @@ _SMALL = (
     "-XX:MinHeapFreeRatio=10",
     "-XX:MaxHeapFreeRatio=20",
     "-XX:-UsePerfData",
-    "-XX:+ExitOnOutOfMemoryError",  # a daemon that lost a thread looks alive; its supervisor restarts a dead one
+    "-XX:+ExitOnOutOfMemoryError",  # a daemon that lost a thread only looks alive
 )
-# The first compiler only: it needs a fraction of the second one's memory, and daemons wait more than they compute.
+# The first compiler needs a fraction of the second one's memory, and daemons mostly wait.
 _FIRST_COMPILER = ("-XX:TieredStopAtLevel=1", "-XX:CICompilerCount=1")
 _DAEMON = (
     "-Xms8m",
@@ -33,7 +33,7 @@ def daemon_flags(name: str, heap_mib: int) -> tuple[str, ...]:
 
 
 def am_flags() -> tuple[str, ...]:
-    """Return `spark.yarn.am.extraJavaOptions`; the heap is `spark.yarn.am.memory`, Spark refuses it here."""
+    """Return `spark.yarn.am.extraJavaOptions`; Spark wants the heap as `spark.yarn.am.memory`."""
     return (
         "-Xms8m",
         "-Xss256k",
@@ -46,7 +46,7 @@ def am_flags() -> tuple[str, ...]:
 
 
 def executor_flags(heap_mib: int, cores: int) -> tuple[str, ...]:
-    """Return `spark.executor.extraJavaOptions`; the heap is `spark.executor.memory`, Spark refuses it here."""
+    """Return `spark.executor.extraJavaOptions`; Spark wants the heap as `spark.executor.memory`."""
     collector = "-XX:+UseSerialGC" if cores == 1 or heap_mib < 1024 else "-XX:+UseParallelGC"
     return (
         collector,

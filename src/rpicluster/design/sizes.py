@@ -56,21 +56,3 @@ class Sizes:
     replication: int
     shuffle_partitions: int
     notes: tuple[str, ...] = ()  # things worth saying, e.g. a node that holds no executor
-
-
-@dataclass(frozen=True)
-class Line:
-    """One line of the arithmetic behind sizes."""
-
-    label: str
-    memory_mib: int
-    reason: str
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """What a node's `memory_mib` is shared out in; `name` is "containers" for those of YARN, with 0 MiB."""
-
-    name: str
-    memory_mib: int
-    lines: tuple[Line, ...]

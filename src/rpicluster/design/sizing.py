@@ -1,81 +1,107 @@
 """From spec and facts to the memory and cores of every process, or a refusal with the arithmetic."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from rpicluster.design import executors
 from rpicluster.design.daemon_sizes import DRIVER, OS_RESERVE_MIB, Frame, frame, os_reserve, shortfall
 from rpicluster.design.executors import AM_MIB, EXECUTOR_MIN_MIB, Choice, Worker, floor_to_allocation
-from rpicluster.design.sizes import Explanation, Line, NodeSizes, Sizes
+from rpicluster.design.explain import explain
+from rpicluster.design.sizes import NodeSizes, Sizes
 from rpicluster.errors import SizingRefused
 from rpicluster.model.facts import ClusterFacts, HostFacts
 from rpicluster.model.memory import format_memory
-from rpicluster.model.spec import ClusterSpec, NodeSpec, Role
+from rpicluster.model.spec import ClusterSpec, Role
+
+__all__ = ["THIS_MACHINE", "default_local_budgets", "explain", "size"]
 
 THIS_MACHINE = "this machine"
 DEFAULT_SESSIONS_MAX = 4
-WORKER_MIN_MIB = (
-    AM_MIB + EXECUTOR_MIN_MIB
-)  # of containers: an executor beside a master, wherever YARN puts that
+# Of containers: an executor beside a master, for YARN may put the master on any worker.
+WORKER_MIN_MIB = AM_MIB + EXECUTOR_MIN_MIB
 _LOCAL_WORKER_MAX_MIB = 2048
 _TASKS_PER_CORE = 3
 _SHUFFLE_PARTITIONS_MIN = 8
 
 
 @dataclass(frozen=True)
+class _Node:
+    """What sizing needs to know of one node, from spec and facts."""
+
+    name: str
+    memory_mib: int
+    cores: int
+    roles: tuple[Role, ...]
+    virtual: bool
+    workers: int
+    own_reserve_mib: int | None
+
+    @property
+    def manages(self) -> bool:
+        return Role.MANAGER in self.roles
+
+    @property
+    def works(self) -> bool:
+        return Role.WORKER in self.roles
+
+    def frame(self, memory_mib: int | None = None) -> Frame:
+        """What is taken before drivers and containers, if the node had `memory_mib`."""
+        have = self.memory_mib if memory_mib is None else memory_mib
+        return frame(have, self.roles, self.workers, virtual=self.virtual, reserve_mib=self.own_reserve_mib)
+
+    def needs_mib(self, sessions: int) -> int:
+        """Room for `sessions` drivers if it manages, and for a master beside an executor if it works."""
+        return (sessions * DRIVER.memory_mib if self.manages else 0) + (WORKER_MIN_MIB if self.works else 0)
+
+    def has_room(self, sessions: int, memory_mib: int) -> bool:
+        return self.frame(memory_mib).room_mib >= self.needs_mib(sessions)
+
+
+@dataclass(frozen=True)
 class _Cluster:
-    """The spec joined with what sizing needs of the facts."""
+    nodes: tuple[_Node, ...]
+    sessions_asked: int | None
 
-    spec: ClusterSpec
-    facts: ClusterFacts
+    @property
+    def manager(self) -> _Node:
+        return next(node for node in self.nodes if node.manages)
 
-    def frame(self, node: NodeSpec, memory_mib: int | None = None) -> Frame:
-        return frame(
-            self.facts.nodes[node.name].memory_mib if memory_mib is None else memory_mib,
-            self.spec.roles_of(node),
-            len(self.spec.workers),
-            virtual=self.spec.is_local,
-            reserve_mib=node.reserve,
-        )
+    @property
+    def workers(self) -> list[_Node]:
+        return [node for node in self.nodes if node.works]
 
-    def works(self, node: NodeSpec) -> bool:
-        return Role.WORKER in self.spec.roles_of(node)
-
-    def yarn_mib(self, node: NodeSpec, sessions: int, memory_mib: int | None = None) -> int:
+    def yarn_mib(self, node: _Node, sessions: int, memory_mib: int | None = None) -> int:
         """Memory that `node` gives to containers when the manager holds `sessions` drivers."""
-        if not self.works(node):
+        if not node.works:
             return 0
-        room = self.frame(node, memory_mib).room_mib
-        if node.name != self.spec.manager.name:
-            return floor_to_allocation(room)
-        room -= sessions * DRIVER.memory_mib
-        if self.spec.sessions.max is None and sessions < DEFAULT_SESSIONS_MAX:
-            # Up to here the next session is being saved for: it must not make containers smaller when it comes.
-            room = min(room, _yarn_beside_drivers(sessions + 1))
+        room = node.frame(memory_mib).room_mib
+        if node.manages:
+            room -= sessions * DRIVER.memory_mib
+            if self.sessions_asked is None and sessions < DEFAULT_SESSIONS_MAX:
+                # More is saved for the next session: containers must not shrink when it comes.
+                room = min(room, _yarn_beside_drivers(sessions + 1))
         return floor_to_allocation(room)
 
-    def workers(self, sessions: int) -> list[Worker]:
-        return [
-            Worker(self.yarn_mib(node, sessions), self.facts.nodes[node.name].cores)
-            for node in self.spec.workers
-        ]
+    def containers(self, sessions: int) -> list[Worker]:
+        return [Worker(self.yarn_mib(node, sessions), node.cores) for node in self.workers]
 
 
 def size(spec: ClusterSpec, facts: ClusterFacts) -> Sizes:
-    """Return all sizes of the cluster that `spec` asks for on machines as in `facts`.
+    """Return all sizes of the cluster that `spec` asks for, on machines as in `facts`.
 
     Raises SizingRefused with the node, the MiB it is short and the smallest change that is accepted.
     """
-    cluster = _Cluster(spec, facts)
+    cluster = _join(spec, facts)
     _refuse_small_nodes(cluster)
-    _refuse_overfull_host(cluster)
+    if spec.is_local:
+        _refuse_overfull_host(cluster, facts.host)
     sessions, choice = _sessions_and_executors(cluster)
-    workers = cluster.workers(sessions)
+    workers = cluster.containers(sessions)
     executor = executors.executor(choice, workers)
-    nodes = {node.name: _node_sizes(cluster, node, sessions) for node in spec.nodes}
-    replication, replication_note = _replication(spec)
-    total_cores = choice.count * executor.cores
+    nodes = {node.name: _node_sizes(cluster, node, sessions) for node in cluster.nodes}
+    replication, replication_notes = _replication(spec, len(workers))
     return Sizes(
         nodes=nodes,
         driver=DRIVER,
@@ -84,12 +110,12 @@ def size(spec: ClusterSpec, facts: ClusterFacts) -> Sizes:
         executors_max=choice.count,
         sessions_max=sessions,
         min_allocation_mib=executors.MIN_ALLOCATION_MIB,
-        max_allocation_mib=max(w.yarn_mib for w in workers),
-        max_allocation_vcores=max(w.cores for w in workers),
-        am_resource_percent=_am_resource_percent([w.yarn_mib for w in workers], sessions),
+        max_allocation_mib=max(worker.yarn_mib for worker in workers),
+        max_allocation_vcores=max(worker.cores for worker in workers),
+        am_resource_percent=_am_resource_percent([worker.yarn_mib for worker in workers], sessions),
         replication=replication,
-        shuffle_partitions=max(_SHUFFLE_PARTITIONS_MIN, _TASKS_PER_CORE * total_cores),
-        notes=(*_notes(cluster, nodes, choice), *replication_note),
+        shuffle_partitions=max(_SHUFFLE_PARTITIONS_MIN, _TASKS_PER_CORE * choice.count * executor.cores),
+        notes=(*_notes(cluster, nodes, choice), *replication_notes),
     )
 
 
@@ -99,8 +125,8 @@ def default_local_budgets(host: HostFacts) -> list[tuple[str, int, int]]:
     Together at most half of the RAM, unless the smallest cluster needs more; a worker gets at most 2 GiB.
     A machine too small for two workers gets one node that does everything; `size` has the last word on it.
     """
-    manager = -frame(0, (Role.MANAGER,), 2, virtual=True).room_mib + DRIVER.memory_mib
-    worker_min = -frame(0, (Role.WORKER,), 2, virtual=True).room_mib + WORKER_MIN_MIB
+    manager = DRIVER.memory_mib - frame(0, (Role.MANAGER,), 2, virtual=True).room_mib
+    worker_min = WORKER_MIN_MIB - frame(0, (Role.WORKER,), 2, virtual=True).room_mib
     most = host.memory_mib - os_reserve(host.memory_mib)
     if manager + 2 * worker_min > most:
         return [("solo", most, host.cores)]
@@ -110,25 +136,23 @@ def default_local_budgets(host: HostFacts) -> list[tuple[str, int, int]]:
     return [("manager", manager, 1), ("worker1", worker, cores), ("worker2", worker, cores)]
 
 
-def explain(sizes: Sizes) -> list[Explanation]:
-    """Return per node the lines that its RAM is shared out in, and last the containers, as data."""
-    result = []
-    for node in sizes.nodes.values():
-        lines = [Line("operating system", node.reserve_mib, node.reserve_reason)]
-        lines += [Line(name, daemon.memory_mib, daemon.reason) for name, daemon in node.daemons.items()]
-        if node.drivers:
-            reason = f"{node.drivers} × {sizes.driver.memory_mib} MiB; {sizes.driver.reason}"
-            lines.append(Line("session drivers", node.drivers * sizes.driver.memory_mib, reason))
-        if node.yarn_memory_mib:
-            lines.append(Line("YARN containers", node.yarn_memory_mib, node.yarn_reason))
-        if spare := node.memory_mib - sum(line.memory_mib for line in lines):
-            lines.append(Line("not promised", spare, "left to the file cache"))
-        result.append(Explanation(node.name, node.memory_mib, tuple(lines)))
-    containers = (
-        Line("application master", sizes.application_master.memory_mib, sizes.application_master.reason),
-        Line("executor", sizes.executor.memory_mib, sizes.executor.reason),
+def _join(spec: ClusterSpec, facts: ClusterFacts) -> _Cluster:
+    workers = len(spec.workers)
+    return _Cluster(
+        tuple(
+            _Node(
+                node.name,
+                facts.nodes[node.name].memory_mib,
+                facts.nodes[node.name].cores,
+                spec.roles_of(node),
+                spec.is_local,
+                workers,
+                node.reserve,
+            )
+            for node in spec.nodes
+        ),
+        spec.sessions.max,
     )
-    return [*result, Explanation("containers", 0, containers)]
 
 
 def _yarn_beside_drivers(sessions: int) -> int:
@@ -136,178 +160,185 @@ def _yarn_beside_drivers(sessions: int) -> int:
     return 2 * sessions * DRIVER.memory_mib
 
 
-def _needs_mib(cluster: _Cluster, node: NodeSpec, sessions: int) -> int:
-    """Room that `node` must have for `sessions` drivers and, on a worker, a master beside an executor."""
-    drivers = sessions * DRIVER.memory_mib if node.name == cluster.spec.manager.name else 0
-    return drivers + (WORKER_MIN_MIB if cluster.works(node) else 0)
-
-
-def _has_room(cluster: _Cluster, node: NodeSpec, needs_mib: int, memory_mib: int) -> bool:
-    return cluster.frame(node, memory_mib).room_mib >= needs_mib
-
-
 def _refuse_small_nodes(cluster: _Cluster) -> None:
-    for node in sorted(cluster.spec.nodes, key=lambda n: n.name):
-        sessions = cluster.spec.sessions.max or 1
-        needs = _needs_mib(cluster, node, sessions)
-        have = cluster.frame(node)
-        if have.room_mib >= needs:
+    sessions = cluster.sessions_asked or 1
+    for node in sorted(cluster.nodes, key=lambda n: n.name):
+        if node.has_room(sessions, node.memory_mib):
             continue
-        short = shortfall(partial(_has_room, cluster, node, needs), have.memory_mib)
+        short = shortfall(partial(node.has_room, sessions), node.memory_mib)
         raise SizingRefused(
-            f"{node.name} has {have.memory_mib} MiB, {short} MiB too few: {_arithmetic(cluster, node, have, sessions)}",
+            f"{node.name} has {node.memory_mib} MiB, {short} MiB too few: {_arithmetic(node, sessions)}",
             node=node.name,
             short_mib=short,
-            hint=_hint(cluster, node, short, have.memory_mib + short),
+            hint=_hint(node, sessions, short),
         )
 
 
-def _arithmetic(cluster: _Cluster, node: NodeSpec, have: Frame, sessions: int) -> str:
-    parts = [f"operating system {have.reserve_mib}"] if have.reserve_mib else []
-    parts += [f"{name} {daemon.memory_mib}" for name, daemon in have.daemons.items()]
-    if node.name == cluster.spec.manager.name:
-        parts.append(f"{sessions} × session driver {DRIVER.memory_mib}")
-    if cluster.works(node):
-        parts += [f"application master {AM_MIB}", f"smallest executor {EXECUTOR_MIN_MIB}"]
-    return (
-        " + ".join(parts) + f" = {have.memory_mib - have.room_mib + _needs_mib(cluster, node, sessions)} MiB"
-    )
+def _arithmetic(node: _Node, sessions: int) -> str:
+    parts = node.frame()
+    terms = [("operating system", parts.reserve_mib)] if parts.reserve_mib else []
+    terms += [(name, daemon.memory_mib) for name, daemon in parts.daemons.items()]
+    if node.manages:
+        of_each = (
+            f"{sessions} session drivers of {DRIVER.memory_mib} MiB" if sessions > 1 else "session driver"
+        )
+        terms.append((of_each, sessions * DRIVER.memory_mib))
+    if node.works:
+        terms += [("application master", AM_MIB), ("smallest executor", EXECUTOR_MIN_MIB)]
+    return " + ".join(f"{what} {mib}" for what, mib in terms) + f" = {sum(mib for _, mib in terms)} MiB"
 
 
-def _hint(cluster: _Cluster, node: NodeSpec, short_mib: int, enough_mib: int) -> str:
-    if node.name == cluster.spec.manager.name and (asked := cluster.spec.sessions.max or 1) > 1:
-        room = cluster.frame(node).room_mib
-        fits = [k for k in range(1, asked) if room >= _needs_mib(cluster, node, k)]
-        if fits:
-            return f"write `sessions: {{max: {fits[-1]}}}`"
-    if node.local:
-        return f"write `local: {{memory: {format_memory(enough_mib)}}}` for {node.name}"
-    return f"take {node.name} out of `nodes`, or give it {short_mib} MiB more RAM"
+def _hint(node: _Node, sessions: int, short_mib: int) -> str:
+    fewer = [k for k in range(1, sessions) if node.manages and node.has_room(k, node.memory_mib)]
+    if fewer:
+        return f"write `sessions: {{max: {fewer[-1]}}}`"
+    if node.own_reserve_mib is not None and node.own_reserve_mib - short_mib >= OS_RESERVE_MIB:
+        return f"write `reserve: {format_memory(node.own_reserve_mib - short_mib)}` for {node.name}"
+    enough = node.memory_mib + short_mib
+    if node.virtual:
+        return f"write `local: {{memory: {format_memory(enough)}}}` for {node.name}"
+    if node.manages:
+        return f"give the role manager to a node with at least {enough} MiB of RAM"
+    return f"take {node.name} out of `nodes`: a worker needs at least {enough} MiB of RAM"
 
 
-def _refuse_overfull_host(cluster: _Cluster) -> None:
-    host = cluster.facts.host
-    if not cluster.spec.is_local or host is None:
+def _refuse_overfull_host(cluster: _Cluster, host: HostFacts | None) -> None:
+    if host is None:
+        raise ValueError("the facts of a local cluster must say what machine its nodes share")
+    budgets = sum(node.memory_mib for node in cluster.nodes)
+
+    def holds(memory_mib: int) -> bool:
+        return budgets + os_reserve(memory_mib) <= memory_mib
+
+    if holds(host.memory_mib):
         return
-    budgets = sum(cluster.facts.nodes[node.name].memory_mib for node in cluster.spec.nodes)
-    if budgets + os_reserve(host.memory_mib) <= host.memory_mib:
-        return
-    short = shortfall(lambda m: budgets + os_reserve(m) <= m, host.memory_mib)
-    over = budgets + os_reserve(host.memory_mib) - host.memory_mib
+    short = shortfall(holds, host.memory_mib)
+    reserve = os_reserve(host.memory_mib)
     raise SizingRefused(
-        f"{THIS_MACHINE} has {host.memory_mib} MiB, {short} MiB too few: virtual nodes {budgets} + operating system "
-        f"{os_reserve(host.memory_mib)} = {budgets + os_reserve(host.memory_mib)} MiB",
+        f"{THIS_MACHINE} has {host.memory_mib} MiB, {short} MiB too few: virtual nodes {budgets} + "
+        f"operating system {reserve} = {budgets + reserve} MiB",
         node=THIS_MACHINE,
         short_mib=short,
-        hint=f"lower the `local.memory` of its nodes by {over} MiB in all",
+        hint=_lower_budgets(cluster, budgets + reserve - host.memory_mib),
     )
+
+
+def _lower_budgets(cluster: _Cluster, too_much_mib: int) -> str:
+    """Return which budgets to lower, those with most to spare first, to free `too_much_mib`."""
+    sessions = cluster.sessions_asked or 1
+    spare = {n: n.memory_mib - shortfall(partial(n.has_room, sessions), 0) for n in cluster.nodes}
+    changes = []
+    for node in sorted(spare, key=lambda n: (-spare[n], n.name)):
+        less = min(spare[node], too_much_mib)
+        if less > 0:
+            changes.append(f"`local: {{memory: {format_memory(node.memory_mib - less)}}}` for {node.name}")
+            too_much_mib -= less
+    if too_much_mib > 0:
+        return "take a worker out of `nodes`: these do not fit even with the smallest budgets"
+    return "write " + ", ".join(changes)
 
 
 def _sessions_and_executors(cluster: _Cluster) -> tuple[int, Choice]:
-    asked = cluster.spec.sessions.max
-    for sessions in [asked] if asked else range(_drivers_by_default(cluster), 0, -1):
-        workers = cluster.workers(sessions)
+    asked = cluster.sessions_asked
+    for sessions in [asked] if asked else range(_drivers_by_default(cluster.manager), 0, -1):
+        workers = cluster.containers(sessions)
         choice = executors.choose(workers, sessions)
-        enough = asked or sessions == 1 or cluster.works(cluster.spec.manager)
-        if choice.count >= sessions and (enough or _mostly_executors(choice, workers)):
+        wanted = asked or sessions == 1 or cluster.manager.works
+        if choice.count >= sessions and (wanted or _mostly_executors(choice, workers)):
             return sessions, choice
     raise _too_many_sessions(cluster, asked or 1)
 
 
-def _drivers_by_default(cluster: _Cluster) -> int:
-    manager = cluster.spec.manager
-    room = cluster.frame(manager).room_mib
+def _drivers_by_default(manager: _Node) -> int:
+    room = manager.frame().room_mib
     fits = 1
     for sessions in range(2, DEFAULT_SESSIONS_MAX + 1):
-        beside = _yarn_beside_drivers(sessions) if cluster.works(manager) else 0
+        beside = _yarn_beside_drivers(sessions) if manager.works else 0
         if room >= sessions * DRIVER.memory_mib + beside:
             fits = sessions
     return fits
 
 
-def _mostly_executors(choice: Choice, workers: list[Worker]) -> bool:
+def _mostly_executors(choice: Choice, workers: Sequence[Worker]) -> bool:
     # A further session must not make its application master displace what it came to use.
-    return 3 * choice.count * choice.memory_mib >= 2 * sum(w.yarn_mib for w in workers)
+    return 3 * choice.count * choice.memory_mib >= 2 * sum(worker.yarn_mib for worker in workers)
 
 
 def _too_many_sessions(cluster: _Cluster, sessions: int) -> SizingRefused:
-    node = min(cluster.spec.workers, key=lambda n: (-cluster.yarn_mib(n, sessions), n.name))
-    have = cluster.facts.nodes[node.name].memory_mib
-    others = [cluster.yarn_mib(n, sessions) for n in cluster.spec.workers if n.name != node.name]
+    node = min(cluster.workers, key=lambda n: (-cluster.yarn_mib(n, sessions), n.name))
+    others = [cluster.yarn_mib(n, sessions) for n in cluster.workers if n is not node]
 
     def enough(memory_mib: int) -> bool:
         memories = [*others, cluster.yarn_mib(node, sessions, memory_mib)]
         return executors.executors_in_worst_case(memories, EXECUTOR_MIN_MIB, sessions) >= sessions
 
-    short = shortfall(enough, have)
-    fewer = next(
-        (k for k in range(sessions - 1, 0, -1) if executors.choose(cluster.workers(k), k).count >= k), 1
-    )
+    short = shortfall(enough, node.memory_mib)
+    fewer = (k for k in range(sessions - 1, 1, -1) if executors.choose(cluster.containers(k), k).count >= k)
+    have = sum(cluster.yarn_mib(n, sessions) for n in cluster.workers)
     return SizingRefused(
-        f"{sessions} sessions need {sessions} × (application master {AM_MIB} + smallest executor {EXECUTOR_MIN_MIB}) "
-        f"MiB on the workers, and their {sum(cluster.yarn_mib(n, sessions) for n in cluster.spec.workers)} MiB for containers "
-        f"do not hold that in every placement: {node.name} would need {short} MiB more",
+        f"{sessions} sessions need an application master of {AM_MIB} MiB and an executor of "
+        f"{EXECUTOR_MIN_MIB} MiB each, {sessions * WORKER_MIN_MIB} MiB wherever YARN puts them; the "
+        f"workers have {have} MiB for containers, and {node.name} is {short} MiB short",
         node=node.name,
         short_mib=short,
-        hint=f"write `sessions: {{max: {fewer}}}`",
+        hint=f"write `sessions: {{max: {next(fewer, 1)}}}`",
     )
 
 
-def _node_sizes(cluster: _Cluster, node: NodeSpec, sessions: int) -> NodeSizes:
-    parts = cluster.frame(node)
-    drivers = sessions if node.name == cluster.spec.manager.name else 0
+def _node_sizes(cluster: _Cluster, node: _Node, sessions: int) -> NodeSizes:
+    parts = node.frame()
+    drivers = sessions if node.manages else 0
     yarn = cluster.yarn_mib(node, sessions)
     left = parts.room_mib - drivers * DRIVER.memory_mib
-    reason = "it has no NodeManager"
-    if yarn:
-        saved = left - yarn >= executors.MIN_ALLOCATION_MIB
-        reason = f"{left} MiB are left, rounded down to a multiple of {executors.MIN_ALLOCATION_MIB}"
-        if saved:
-            reason = f"{left} MiB are left; {left - yarn} of them are saved for session driver {sessions + 1}"
+    reason = f"{left} MiB are left, rounded down to a multiple of {executors.MIN_ALLOCATION_MIB}"
+    if left - yarn >= executors.MIN_ALLOCATION_MIB:
+        reason = f"{left} MiB are left, and {left - yarn} of them are saved for session {sessions + 1}"
     return NodeSizes(
         name=node.name,
         memory_mib=parts.memory_mib,
-        cores=cluster.facts.nodes[node.name].cores,
+        cores=node.cores,
         reserve_mib=parts.reserve_mib,
         reserve_reason=parts.reserve_reason,
         daemons=parts.daemons,
         drivers=drivers,
         yarn_memory_mib=yarn,
-        yarn_vcores=cluster.facts.nodes[node.name].cores if cluster.works(node) else 0,
-        yarn_reason=reason,
+        yarn_vcores=node.cores if node.works else 0,
+        yarn_reason=reason if node.works else "it has no NodeManager",
     )
 
 
-def _am_resource_percent(yarn_mib: list[int], sessions: int) -> float:
-    """Return the share of the queue that masters may use, large enough also while the largest worker is away."""
+def _am_resource_percent(yarn_mib: Sequence[int], sessions: int) -> float:
+    """Return the fraction that masters may use: enough for all, also while the largest worker is away.
+
+    CapacityScheduler 3.5.0 multiplies it with the queue's memory and rounds up to the minimum allocation
+    (AbstractLeafQueue.calculateAndGetAMResourceLimitPerPartition), with a user limit of 100 % for each user.
+    """
     left = sum(yarn_mib) - (max(yarn_mib) if len(yarn_mib) > 1 else 0)
     return min(1.0, math.ceil(100 * sessions * AM_MIB / left) / 100)
 
 
-def _replication(spec: ClusterSpec) -> tuple[int, tuple[str, ...]]:
-    datanodes = len(spec.workers)
+def _replication(spec: ClusterSpec, datanodes: int) -> tuple[int, list[str]]:
     wanted = spec.hdfs.replication
     if wanted is None:
-        return min(2, datanodes), ()
-    if wanted > datanodes:
-        return datanodes, (
-            f"hdfs.replication is {wanted}, and there are {datanodes} DataNodes: files get {datanodes} copies",
-        )
-    return wanted, ()
+        return min(2, datanodes), []
+    notes = [
+        f"hdfs.replication is {wanted}, and there are {datanodes} DataNodes: files get {datanodes} copies"
+    ]
+    return min(wanted, datanodes), notes if wanted > datanodes else []
 
 
 def _notes(cluster: _Cluster, nodes: dict[str, NodeSizes], choice: Choice) -> list[str]:
     notes = []
-    for node in sorted(cluster.spec.nodes, key=lambda n: n.name):
+    for node in sorted(cluster.nodes, key=lambda n: n.name):
         yarn = nodes[node.name].yarn_memory_mib
         if 0 < yarn < choice.memory_mib:
             notes.append(
                 f"{node.name} holds no executor: its {yarn} MiB for containers are less than an executor's "
                 f"{choice.memory_mib} MiB; it keeps files, and may hold an application master"
             )
-        if node.reserve is not None and not cluster.spec.is_local and node.reserve < OS_RESERVE_MIB:
+        if node.own_reserve_mib is not None and not node.virtual and node.own_reserve_mib < OS_RESERVE_MIB:
             notes.append(
-                f"{node.name} reserves {node.reserve} MiB, less than the {OS_RESERVE_MIB} MiB that an operating "
-                "system needs: the kernel may kill processes"
+                f"{node.name} reserves {node.own_reserve_mib} MiB, less than the {OS_RESERVE_MIB} MiB that "
+                "an operating system needs: the kernel may kill processes"
             )
     return notes
