@@ -20,10 +20,10 @@ def mib(size_bytes: int) -> str:
     return f"{max(1, round(size_bytes / 2**20))} MiB"
 
 
-def disk_full(root: Path, detail: str = "") -> RuntimeFetchError:
+def _disk_full(root: Path) -> RuntimeFetchError:
     """The error for a file system that cannot take the runtime."""
     return RuntimeFetchError(
-        f"the disk that holds {root} is full{detail}; nothing was installed",
+        f"the disk that holds {root} is full; nothing was installed",
         hint=f"free some space there, or: {ELSEWHERE}",
     )
 
@@ -45,7 +45,7 @@ def explained(root: Path) -> Iterator[None]:
 def _explain(error: OSError, root: Path) -> RuntimeFetchError:
     where = error.filename or root
     if error.errno in _FULL:
-        return disk_full(root)
+        return _disk_full(root)
     if error.errno == errno.EFBIG:
         return RuntimeFetchError(
             f"{where}: the limit for the size of a file is reached; nothing was installed",

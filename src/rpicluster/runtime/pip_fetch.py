@@ -1,21 +1,21 @@
 """Fetches an sdist from PyPI with pip as a subprocess, under the user's own pip configuration."""
 
+import errno
 import os
 import re
 import selectors
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 from rpicluster.errors import RuntimeFetchError
-from rpicluster.runtime.failures import disk_full
 from rpicluster.runtime.lock import Artifact
 from rpicluster.runtime.progress import Progress, Report
 
 STALL_TIMEOUT_S = 900.0
 """pip is silent while it unpacks the sdist to read its metadata: 3 s here, minutes on a slow card."""
+LAST_WORDS_BYTES = 65536
 _PROGRESS = re.compile(rb"Progress (\d+) of (\d+)")
 _FULL_DISK = ("No space left on device", "Disk quota exceeded")
 _NO_NETWORK = (
@@ -47,13 +47,10 @@ def fetch_with_pip(artifact: Artifact, into: Path, report: Report) -> Path:
     requirements.write_text(
         f"{artifact.name}=={artifact.version} --hash=sha256:{artifact.sha256}\n", encoding="utf-8"
     )
-    said = into / "pip.log"
-    with said.open("wb") as errors:
-        exit_code = _run(
-            _command(artifact, requirements, into / "out"), into / "tmp", errors.fileno(), artifact, report
-        )
+    command = _command(artifact, requirements, into / "out")
+    exit_code, said = _run(command, into / "tmp", artifact, report)
     if exit_code != 0:
-        raise _explain(artifact, exit_code, said.read_text(encoding="utf-8", errors="replace"), into)
+        raise _explain(artifact, exit_code, said, into)
     path = into / "out" / artifact.filename
     if not path.is_file():
         got = ", ".join(sorted(p.name for p in (into / "out").iterdir())) or "nothing"
@@ -70,21 +67,21 @@ def _command(artifact: Artifact, requirements: Path, out: Path) -> list[str]:
     ]
 
 
-def _run(command: list[str], tmp: Path, errors: int, artifact: Artifact, report: Report) -> int:
-    """Run pip to its end and return its exit code; it never outlives this call."""
+def _run(command: list[str], tmp: Path, artifact: Artifact, report: Report) -> tuple[int, str]:
+    """Run pip to its end; returns its exit code and its last words. It never outlives this call."""
     # Its own session, so that the setup.py it runs can be ended with it.
     with subprocess.Popen(
         command,
         env={**os.environ, "TMPDIR": str(tmp)},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
-        stderr=errors,
+        stderr=subprocess.PIPE,
         start_new_session=True,
         bufsize=0,
     ) as pip:
         try:
-            _follow(pip, artifact, report)
-            return pip.wait(STALL_TIMEOUT_S)
+            said = _follow(pip, artifact, report)
+            return pip.wait(STALL_TIMEOUT_S), said
         except subprocess.TimeoutExpired as error:
             raise _stalled(artifact) from error
         finally:
@@ -92,24 +89,37 @@ def _run(command: list[str], tmp: Path, errors: int, artifact: Artifact, report:
                 os.killpg(pip.pid, signal.SIGKILL)
 
 
-def _follow(pip: "subprocess.Popen[bytes]", artifact: Artifact, report: Report) -> None:
-    """Report pip's progress lines until it closes its output."""
-    assert pip.stdout is not None  # noqa: S101 (PIPE was asked for)
-    rest = b""
+def _follow(pip: "subprocess.Popen[bytes]", artifact: Artifact, report: Report) -> str:
+    """Report pip's progress lines until it closes both outputs; returns what it said on stderr.
+
+    That is kept in memory: a log file could not be written when the disk is full.
+    """
+    assert pip.stdout is not None and pip.stderr is not None  # noqa: S101 (PIPE was asked for)
+    rest = said = b""
     report(Progress(str(artifact), 0, artifact.size_bytes, "fetch"))
     with selectors.DefaultSelector() as selector:
-        selector.register(pip.stdout, selectors.EVENT_READ)
-        last = time.monotonic()
-        while selector.select(timeout=max(0.0, last + STALL_TIMEOUT_S - time.monotonic())):
-            block = pip.stdout.read(65536)
-            if not block:
-                return
-            last = time.monotonic()
-            *lines, rest = (rest + block).split(b"\n")
-            if found := [m for line in lines if (m := _PROGRESS.match(line))]:
-                done = min(int(found[-1][1]), artifact.size_bytes)
-                report(Progress(str(artifact), done, artifact.size_bytes, "fetch"))
-    raise _stalled(artifact)
+        for stream in (pip.stdout, pip.stderr):
+            selector.register(stream, selectors.EVENT_READ)
+        while selector.get_map():
+            ready = selector.select(timeout=STALL_TIMEOUT_S)
+            if not ready:
+                raise _stalled(artifact)
+            for key, _ in ready:
+                block = os.read(key.fd, 65536)
+                if not block:
+                    selector.unregister(key.fileobj)
+                elif key.fileobj is pip.stderr:
+                    said = (said + block)[-LAST_WORDS_BYTES:]
+                else:
+                    *lines, rest = (rest + block).split(b"\n")
+                    _report_last(lines, artifact, report)
+    return said.decode(errors="replace")
+
+
+def _report_last(lines: list[bytes], artifact: Artifact, report: Report) -> None:
+    if found := [m for line in lines if (m := _PROGRESS.match(line))]:
+        done = min(int(found[-1][1]), artifact.size_bytes)
+        report(Progress(str(artifact), done, artifact.size_bytes, "fetch"))
 
 
 def _stalled(artifact: Artifact) -> RuntimeFetchError:
@@ -119,7 +129,7 @@ def _stalled(artifact: Artifact) -> RuntimeFetchError:
     )
 
 
-def _explain(artifact: Artifact, exit_code: int, said: str, into: Path) -> RuntimeFetchError:
+def _explain(artifact: Artifact, exit_code: int, said: str, into: Path) -> Exception:
     """Say what pip's last words mean."""
     if "DO NOT MATCH THE HASHES" in said:
         return RuntimeFetchError(
@@ -128,7 +138,7 @@ def _explain(artifact: Artifact, exit_code: int, said: str, into: Path) -> Runti
             hint="run the same command again; if it stays so: python -m pip config list",
         )
     if any(words in said for words in _FULL_DISK):
-        return disk_full(into.parent.parent, f" (while pip fetched {artifact})")
+        return OSError(errno.ENOSPC, "disk full", str(into))
     if any(words in said for words in _NO_NETWORK):
         return RuntimeFetchError(
             f"{artifact} could not be fetched: the network or the package index does not answer, "
