@@ -3,7 +3,8 @@ import time
 
 import pytest
 
-from rpicluster.errors import Unreachable
+from rpicluster.errors import Unhealthy, Unreachable
+from rpicluster.health.readiness import wait_for
 from rpicluster.health.status import Part, Probe, Status, ask_all
 
 
@@ -46,3 +47,15 @@ def test_any_number_of_parts_that_are_fine_is_healthy(count):
     assert status.healthy
     assert status.cause is None
     assert len(status.parts) == count
+
+
+def test_waiting_ends_as_soon_as_nothing_is_missing():
+    answers = iter(["a", "b", None])
+    said = []
+    wait_for("x", lambda: next(answers), timeout_s=5, report=said.append, poll_s=0)
+    assert said == ["a", "b"]
+
+
+def test_waiting_in_vain_says_what_was_missing_last():
+    with pytest.raises(Unhealthy, match=r"for HDFS, in vain: ResourceManager at .* refused"):
+        wait_for("HDFS", refuse, timeout_s=0.05, report=lambda text: None, poll_s=0.01)

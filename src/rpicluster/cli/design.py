@@ -86,7 +86,7 @@ def show_plan(found: Plan, *, with_diff: bool = False) -> None:
         console.warn(f"{node} cannot be reached and is left out: {cause}")
     for refusal in found.refusals:
         console.warn(f"refused: {refusal}")
-    node = None
+    node = ""
     for step in sorted(found.steps, key=lambda step: step.node):
         if step.node != node:
             node = step.node

@@ -1,6 +1,7 @@
 """`put`, `get`, `ls`, `rm`, `df`."""
 
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from rpicluster.errors import UsageError
 
 if TYPE_CHECKING:
     from rpicluster.cluster import Cluster
+    from rpicluster.services.ingest import Mode
 
 
 @click.command(
@@ -64,7 +66,7 @@ def put(
         raise UsageError("--append, --types and --na need --table")
     cluster = find_cluster(which)
     if table is not None:
-        mode = "append" if append else "replace" if replace else "create"
+        mode: Mode = "append" if append else "replace" if replace else "create"
         _put_table(cluster, local, table, mode, types, na_strings or ("NA", ""), yes=yes, as_json=as_json)
         return
     target = cluster.hdfs_path(remote or "", default_name=local.name)
@@ -89,14 +91,14 @@ def _put_table(
     cluster: "Cluster",
     local: Path,
     table: str,
-    mode: str,
+    mode: "Mode",
     types: str | None,
     na_strings: tuple[str, ...],
     *,
     yes: bool,
     as_json: bool,
 ) -> None:
-    from rpicluster.ingest import prepare, write_table
+    from rpicluster.services.ingest import prepare, write_table
 
     source = prepare(local, types=types, na_strings=na_strings)
     console.say(f"{table}: {len(source.columns)} columns from {local}")
@@ -104,12 +106,14 @@ def _put_table(
         console.say(f"  {column.name:<24} {column.type:<16} {column.reason}")
     if not console.confirm(f"{mode.capitalize()} table {table} like this?", yes=yes):
         raise UsageError("nothing was changed")
-    with console.bars() as update:
+    with console.bars() as update, cluster.session() as session:
         rows = write_table(
-            cluster,
             source,
             table,
             mode,
+            webhdfs=cluster.webhdfs,
+            session=session,
+            staging=cluster.hdfs_path(".rpicluster-staging"),
             progress=lambda done, total: update(
                 table, done, total, f"{human_bytes(done)} of {human_bytes(total)}"
             ),
@@ -132,14 +136,14 @@ def get(remote: str, local: Path, which: str | None, replace: bool, as_json: boo
     source = cluster.hdfs_path(remote)
     target = local / Path(source).name if local.is_dir() else local
     with console.bars() as update:
-        count = cluster.get(
+        count = cluster.webhdfs.get(
             source,
             target,
             overwrite=replace,
             progress=lambda done, total: update(
                 target.name, done, total, f"{human_bytes(done)} of {human_bytes(total)}"
             ),
-        )
+        ).bytes
     if as_json:
         console.document({"path": str(target), "bytes": count})
     console.say(f"{target}: {human_bytes(count)}, checksum compared")
@@ -199,19 +203,19 @@ def rm(remotes: tuple[str, ...], which: str | None, recursive: bool, skip_trash:
 def df(which: str | None, as_json: bool) -> None:
     """Show how much HDFS holds, and how much more of your data fits once it is stored in every replica."""
     cluster = find_cluster(which)
-    space = cluster.space()
+    space = cluster.webhdfs.df()
     if as_json:
-        console.document(space)
+        console.document({**asdict(space), "fits_bytes": space.fits_bytes})
         return
     console.table(
         ("capacity", "used", "free", "replication", "fits"),
         [
             (
-                human_bytes(space["capacity_bytes"]),
-                human_bytes(space["used_bytes"]),
-                human_bytes(space["remaining_bytes"]),
-                space["replication"],
-                human_bytes(space["fits_bytes"]),
+                human_bytes(space.capacity_bytes),
+                human_bytes(space.used_bytes),
+                human_bytes(space.remaining_bytes),
+                space.replication,
+                human_bytes(space.fits_bytes),
             )
         ],
         right="capacity used free replication fits",

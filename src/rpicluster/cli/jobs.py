@@ -76,5 +76,5 @@ def kill(application: str, which: str | None, yes: bool) -> None:
     found = cluster.yarn.application(application)
     if not console.confirm(f"Kill {found.id} ({found.name}, {found.state}, of {found.user})?", yes=yes):
         raise UsageError("nothing was killed")
-    cluster.kill_job(application)
+    cluster.yarn.kill(application)
     console.say(f"{application} is killed")

@@ -94,7 +94,7 @@ def status(which: str | None, as_json: bool) -> None:
     if not found.healthy:
         raise Unhealthy(
             found.cause or "something is wrong",
-            hint=found.fix or f"rpicluster start --cluster {cluster.name}",
+            hint=f"rpicluster start --cluster {cluster.name}",
         )
 
 

@@ -91,8 +91,7 @@ def run_statement(
                     "stages",
                     p.tasks_done,
                     p.tasks_total or None,
-                    f"{p.stages_done}/{p.stages_total} stages, {p.tasks_done}/{p.tasks_total} tasks"
-                    f"{cluster.running_on()}",
+                    f"{p.stages_done}/{p.stages_total} stages, {p.tasks_done}/{p.tasks_total} tasks",
                 ),
             )
             columns = [(field.name, field.type) for field in result.schema]

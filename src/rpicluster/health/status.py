@@ -26,7 +26,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Probe:
-    """How to ask one part; `ask` returns (state, detail), or raises RpiclusterError for a part that is down."""
+    """How to ask one part: `ask` returns (state, detail), or raises RpiclusterError if it is down."""
 
     name: str
     where: str

@@ -95,14 +95,14 @@ def write_table(
                     progress=lambda sent, _, before=before: progress(before + sent, total),  # type: ignore[misc]
                 )
                 done += path.stat().st_size
-            _run(session, name, mode, webhdfs.uri(folder))
+            _run(session, name, mode, folder)
         finally:
-            webhdfs.delete(folder, recursive=True, skip_trash=True, missing_ok=True)
+            webhdfs.delete_now(folder, recursive=True)
     return rows
 
 
-def _run(session: "ConnectSession", name: str, mode: Mode, uri: str) -> None:
-    rows = f"SELECT * FROM parquet.`{uri}`"
+def _run(session: "ConnectSession", name: str, mode: Mode, folder: str) -> None:
+    rows = f"SELECT * FROM parquet.`{folder}`"
     statement = {
         "create": f"CREATE TABLE {name} USING iceberg AS {rows}",
         "replace": f"CREATE OR REPLACE TABLE {name} USING iceberg AS {rows}",

@@ -65,6 +65,14 @@ def read_process(pid: int) -> Process | None:
     )
 
 
+def is_stopped(pid: int) -> bool:
+    """Return whether a signal has stopped process `pid`, so that it lives and answers nothing."""
+    try:
+        return _state_and_start(pid)[0] in "Tt"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 def _state_and_start(pid: int) -> tuple[str, int]:
     # The command in parentheses may itself hold spaces and parentheses: count from the last one (proc(5)).
     fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()

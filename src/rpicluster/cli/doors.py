@@ -1,0 +1,83 @@
+"""`connect`, `r-install`, `version`: the ways in from R and Python."""
+
+import platform
+import sys
+from pathlib import Path
+
+import click
+
+from rpicluster import __version__
+from rpicluster.cli.console import console
+from rpicluster.cli.options import cluster_option, examples, find_cluster, json_option
+
+
+@click.command(
+    epilog=examples("rpicluster connect", "rpicluster connect --r > connect.R", "rpicluster connect --json")
+)
+@cluster_option
+@json_option
+@click.option("--r", "only_r", is_flag=True, help="Print the R lines only.")
+@click.option("--python", "only_python", is_flag=True, help="Print the Python lines only.")
+def connect(which: str | None, as_json: bool, only_r: bool, only_python: bool) -> None:
+    """Ask the session's door whether it answers, then print the lines that connect R or Python."""
+    cluster = find_cluster(which)
+    door = cluster.check_door()
+    r_lines = (
+        f'con <- DBI::dbConnect(rpicluster::rpi(), cluster = "{cluster.name}")\ndplyr::tbl(con, "flights")'
+    )
+    python_lines = (
+        "from rpicluster.cluster import Cluster\n"
+        f'with Cluster.find("{cluster.name}").session() as session:\n'
+        '    print(session.sql("select 1").rows())'
+    )
+    if as_json:
+        console.document({"cluster": cluster.name, "connection": str(cluster.connection_path), **door})
+        return
+    if not only_python:
+        console.data(r_lines)
+    if not only_r:
+        if not only_python:
+            console.data("")
+        console.data(python_lines)
+    if not (only_r or only_python):
+        console.say(
+            f"\nSpark {door['spark_version']}, application {door['application']}, answered in {door['answer_s']:.2f} s"
+        )
+        console.next_step("rpicluster r-install", "R")
+
+
+@click.command(
+    "r-install", epilog=examples("rpicluster r-install", "rpicluster r-install --library ~/R/library")
+)
+@click.option(
+    "--library", type=click.Path(file_okay=False, path_type=Path), help="Into this library [default: yours]."
+)
+def r_install(library: Path | None) -> None:
+    """Put the R package rpicluster into your R library and tell it where this Python is."""
+    from rpicluster.rpackage import install
+
+    target, version = install(library)
+    console.say(f"R package rpicluster {version} is in {target}")
+    console.next_step("rpicluster connect --r")
+
+
+@click.command(epilog=examples("rpicluster version", "rpicluster version --json"))
+@json_option
+def version(as_json: bool) -> None:
+    """Print versions, and where this installation and its Python stand."""
+    from rpicluster.runtime.lock import load_lock
+
+    locked = {artifact.name: artifact.version for artifact in load_lock().artifacts}
+    document = {
+        "version": __version__,
+        "python": sys.executable,
+        "python_version": platform.python_version(),
+        "rpicluster": str(Path(sys.argv[0]).absolute()),
+        "runtime": locked,
+    }
+    if as_json:
+        console.document(document)
+        return
+    console.data(f"rpicluster {__version__} (Python {document['python_version']}, {sys.executable})")
+    for name, number in locked.items():
+        console.data(f"  {name} {number}")
