@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from fake_hdfs import FakeHdfs  # noqa: E402
+from fake_hdfs import FakeHdfs
 
 from rpicluster.errors import RemoteError, RpiclusterError, ServiceError, TransferError, UsageError
 from rpicluster.services.filechecksum import ChecksumOfBytes, crc32c, parse_checksum
@@ -189,7 +189,7 @@ def test_put_and_get_give_back_the_same_bytes_and_tell_how_far_they_are(
     assert seen[0] == (0, 12388) and seen[-1] == (12388, 12388)
     hdfs.client().get("/d/f", tmp_path / "out")
     assert (tmp_path / "out").read_bytes() == source.read_bytes()
-    assert sorted(os.listdir(tmp_path)) == ["in.csv", "out"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.csv", "out"]
 
 
 def test_an_empty_file_travels_too(hdfs: FakeHdfs, tmp_path: Path) -> None:
@@ -240,7 +240,7 @@ def test_a_file_that_changes_while_it_is_read_leaves_nothing(
             os.truncate(source, 10)
 
     hdfs.on_create = meddle
-    with pytest.raises(TransferError, match="changed while|became shorter"):
+    with pytest.raises(TransferError, match=r"changed while|became shorter"):
         hdfs.client().put(source, "/f")
     assert not hdfs.files
 
@@ -294,7 +294,7 @@ def test_a_file_that_somebody_else_makes_meanwhile_is_kept(hdfs: FakeHdfs, sourc
 def test_permission_denied_names_the_datanode_and_what_it_was_asked(hdfs: FakeHdfs, source: Path) -> None:
     hdfs.denied = "/"
     with pytest.raises(
-        RemoteError, match="DataNode at dn:9864 refused to store .*Permission denied: user=ada"
+        RemoteError, match=r"DataNode at dn:9864 refused to store .*Permission denied: user=ada"
     ) as error:
         hdfs.client().put(source, "/f")
     assert error.value.exception == "AccessControlException"
@@ -358,7 +358,11 @@ def test_a_directory_goes_up_and_comes_back_whole(hdfs: FakeHdfs, folder: Path, 
     hdfs.client().get("/t", tmp_path / "back")
     assert tree(tmp_path / "back") == tree(folder)
     assert (tmp_path / "back/empty").is_dir()
-    assert not [name for name in (*hdfs.files, *hdfs.directories, *os.listdir(tmp_path)) if SUFFIX in name]
+    assert not [
+        name
+        for name in (*hdfs.files, *hdfs.directories, *(path.name for path in tmp_path.iterdir()))
+        if SUFFIX in name
+    ]
 
 
 def test_one_bad_file_keeps_the_whole_directory_out(hdfs: FakeHdfs, folder: Path) -> None:
@@ -367,7 +371,7 @@ def test_one_bad_file_keeps_the_whole_directory_out(hdfs: FakeHdfs, folder: Path
             os.truncate(folder / "part 2" / "8.csv", 10)
 
     hdfs.on_create = truncate_one
-    with pytest.raises(TransferError, match="8.csv"):
+    with pytest.raises(TransferError, match=r"8.csv"):
         hdfs.client().put_tree(folder, "/t")
     assert not hdfs.files and not [d for d in hdfs.directories if d.startswith("/t")]
 
@@ -376,7 +380,7 @@ def test_a_name_that_hdfs_cannot_hold_stops_a_directory_before_the_first_byte(
     hdfs: FakeHdfs, folder: Path
 ) -> None:
     (folder / "12:30.csv").write_bytes(b"x")
-    with pytest.raises(UsageError, match="12:30.csv"):
+    with pytest.raises(UsageError, match=r"12:30.csv"):
         hdfs.client().put_tree(folder, "/t")
     assert not hdfs.requests
 
@@ -425,7 +429,7 @@ def test_ctrl_c_during_a_download_leaves_nothing(hdfs: FakeHdfs, tmp_path: Path)
     hdfs.on_open = interrupt
     with pytest.raises(KeyboardInterrupt):
         hdfs.client().get("/f", tmp_path / "f")
-    assert not os.listdir(tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_get_replaces_nothing_unasked_and_no_directory_by_a_file(hdfs: FakeHdfs, tmp_path: Path) -> None:
@@ -441,7 +445,7 @@ def test_get_replaces_nothing_unasked_and_no_directory_by_a_file(hdfs: FakeHdfs,
 def test_get_of_nothing_says_so(hdfs: FakeHdfs, tmp_path: Path) -> None:
     with pytest.raises(RpiclusterError, match="File does not exist: /nope"):
         hdfs.client().get("/nope", tmp_path / "f")
-    assert not os.listdir(tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_listing_that_would_lead_out_of_the_target_is_refused(hdfs: FakeHdfs, tmp_path: Path) -> None:
@@ -453,4 +457,4 @@ def test_a_listing_that_would_lead_out_of_the_target_is_refused(hdfs: FakeHdfs, 
     }
     with pytest.raises(ServiceError, match="cannot be a name"):
         hdfs.client().get("/t", tmp_path / "t")
-    assert not os.listdir(tmp_path)
+    assert not list(tmp_path.iterdir())

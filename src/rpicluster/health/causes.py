@@ -59,7 +59,7 @@ _RULES: tuple[_Rule, ...] = (
     _rule(
         "java-heap",
         r"java\.lang\.OutOfMemoryError: (?:Java heap space|GC overhead limit exceeded|Requested array size)"
-        r"|SparkOutOfMemoryError",
+        r"|Possible causes: OutOfMemoryError|SparkOutOfMemoryError",
         "A Java process ran out of its heap",
         "collect fewer rows, use more partitions, or give the executors more memory",
     ),
@@ -182,6 +182,9 @@ _RULES: tuple[_Rule, ...] = (
         "the logs below hold the reason: look for the first exception",
     ),
 )
+
+# Name, title and fix of all of them, for the reference page.
+CAUSES = tuple((rule.name, rule.title, rule.fix) for rule in _RULES)
 
 
 def explain(diagnostics: str, logs: str = "") -> Cause | None:
