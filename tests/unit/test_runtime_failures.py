@@ -8,6 +8,7 @@ import sys
 import tarfile
 import textwrap
 import threading
+import time
 from collections import namedtuple
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -402,3 +403,45 @@ def test_a_pip_that_breaks_shows_its_own_words(shop, cache, monkeypatch, tmp_pat
     monkeypatch.setenv("PIP_FIND_LINKS", str(broken.folder))
     error = refused(broken, cache, "pip ended with 1", broken.fetchers_with_pip, hint="setuptools")
     assert "pip says" in error.message
+
+
+FETCH = """
+    import sys
+    from pathlib import Path
+    sys.path.insert(0, sys.argv[1])
+    from runtime_fakes import Shop, sdist_bytes, sdist_members
+    from rpicluster.runtime.store import ensure
+    members = sdist_members() | {"setup.py": sys.argv[4].encode()}
+    shop = Shop(Path(sys.argv[2]), sdist_bytes(members))
+    ensure(Path(sys.argv[3]), locked=shop.lock, fetchers=shop.fetchers_with_pip)
+"""
+BUSY_SETUP = """
+import os, sys, time
+from setuptools import setup
+if not os.path.exists({flag!r}):
+    open({flag!r}, "w").close()
+    while True:
+        os.makedirs(os.environ["TMPDIR"] + "/busy", exist_ok=True)
+        time.sleep(0.01)
+setup(name="pyspark", version="9.9.9", packages=[])
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="orphans are found through /proc")
+def test_the_pip_of_a_killed_fetch_is_ended_by_the_next(cache, monkeypatch, tmp_path):
+    flag = tmp_path / "setup-runs"
+    setup = BUSY_SETUP.format(flag=str(flag))
+    shop = Shop(tmp_path / "shop", sdist_bytes(sdist_members() | {"setup.py": setup.encode()}))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(shop.folder))
+    words = [str(Path(__file__).parent), str(shop.folder), str(cache), setup]
+    with subprocess.Popen([sys.executable, "-c", textwrap.dedent(FETCH), *words]) as child:
+        deadline = time.monotonic() + 60
+        while not flag.exists():
+            assert time.monotonic() < deadline and child.poll() is None
+            time.sleep(0.05)
+        child.kill()
+    works(shop, cache, shop.fetchers_with_pip)
+    running = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    assert str(cache) not in running
+    assert not list((cache / "runtimes").glob(".new-*"))

@@ -1,5 +1,6 @@
 """Fetches an sdist from PyPI with pip as a subprocess, under the user's own pip configuration."""
 
+import contextlib
 import errno
 import os
 import re
@@ -7,6 +8,7 @@ import selectors
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from rpicluster.errors import RuntimeFetchError
@@ -120,6 +122,35 @@ def _report_last(lines: list[bytes], artifact: Artifact, report: Report) -> None
     if found := [m for line in lines if (m := _PROGRESS.match(line))]:
         done = min(int(found[-1][1]), artifact.size_bytes)
         report(Progress(str(artifact), done, artifact.size_bytes, "fetch"))
+
+
+def end_orphans(folder: Path, *, timeout_s: float = 10.0) -> None:
+    """End the pip that a killed fetch left behind at work in `folder`, and what that pip started.
+
+    Told by its arguments, which name the folder, so that no other process is ever touched.
+    Does nothing without /proc. Raises TimeoutError if one does not end.
+    """
+    deadline = time.monotonic() + timeout_s
+    while orphans := _pips_at_work_in(folder):
+        if time.monotonic() >= deadline:
+            raise TimeoutError(errno.ETIMEDOUT, f"pip (process {orphans[0]}) does not end", str(folder))
+        for process in orphans:
+            with contextlib.suppress(ProcessLookupError):  # it ended by itself meanwhile
+                os.killpg(process, signal.SIGKILL)  # `_run` made it the leader of its own group
+        time.sleep(0.1)
+
+
+def _pips_at_work_in(folder: Path) -> list[int]:
+    inside = os.fsencode(folder) + b"/"
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (process / "cmdline").read_bytes().split(b"\0")
+        except OSError:  # it ended while we looked
+            continue
+        if words[1:4] == [b"-m", b"pip", b"download"] and any(word.startswith(inside) for word in words):
+            found.append(int(process.name))
+    return found
 
 
 def _stalled(artifact: Artifact) -> RuntimeFetchError:

@@ -9,9 +9,8 @@ import os
 import shutil
 import stat
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -24,7 +23,7 @@ from rpicluster.runtime.failures import ELSEWHERE, explained, mib
 from rpicluster.runtime.lock import Artifact, Lock, load_lock
 from rpicluster.runtime.locking import alone
 from rpicluster.runtime.maven_fetch import evict, fetch_with_jgo, sha256_of
-from rpicluster.runtime.pip_fetch import fetch_with_pip
+from rpicluster.runtime.pip_fetch import end_orphans, fetch_with_pip
 from rpicluster.runtime.progress import Progress, Report, ignore
 from rpicluster.runtime.unpack import Stored, link_or_copy, unpack_sdist, write_new
 
@@ -147,6 +146,7 @@ def remove(cache_dir: Path | None = None) -> int:
         return 0
     with explained(root):
         freed = _disk_usage(root)
+        _clear_leftovers(root)
         _delete(root)
     return freed
 
@@ -303,22 +303,14 @@ def _staging(root: Path) -> Iterator[Path]:
 
 def _clear_leftovers(root: Path) -> None:
     for leftover in root.glob(".new-*"):
+        end_orphans(leftover)
         _delete(leftover)
 
 
-def _delete(folder: Path, *, timeout_s: float = 10.0) -> None:
-    """Delete a folder, also while the pip of a killed process still writes there for a moment."""
-    deadline = time.monotonic() + timeout_s
-    while True:
-        try:
-            shutil.rmtree(folder)
-            return
-        except OSError:
-            if not folder.exists():
-                return
-            if time.monotonic() >= deadline:
-                raise
-            time.sleep(0.2)
+def _delete(folder: Path) -> None:
+    """Delete a folder that may be gone already, with all it holds."""
+    with suppress(FileNotFoundError):
+        shutil.rmtree(folder)
 
 
 def _disk_usage(folder: Path) -> int:
