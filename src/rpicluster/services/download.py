@@ -112,7 +112,7 @@ def _download(hdfs: "WebHdfs", remote: str, temporary: Path, meter: Meter) -> No
     checksum = ChecksumOfBytes(block_size=cut[0], bytes_per_checksum=cut[1], crc_type=stored.crc_type)
     what = f"read {remote}"
     url = hdfs.datanode_url("GET", "OPEN", remote, {}, what=what)
-    datanode = hdfs.namenode.moved(url, "DataNode")
+    datanode = hdfs.namenode.at(url)
     descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666)
     with (
         os.fdopen(descriptor, "wb", buffering=0) as file,

@@ -103,7 +103,7 @@ class SparkRest:
     def __init__(self, transport: Transport, base_url: str) -> None:
         """Talk to the driver's UI at `base_url` (`http://host:4040`)."""
         self.transport = transport
-        self.daemon = Daemon("Spark driver", base_url)
+        self.daemon = Daemon("Spark driver", base_url, sends_to="ResourceManager")
 
     def application(self) -> SparkApplication:
         """Return the application that this driver runs. Raises Unreachable, ServiceError."""

@@ -1,6 +1,7 @@
 """How requests reach a daemon: one HTTP client, addresses resolved, errors that name who was asked."""
 
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -37,10 +38,14 @@ _ERROR_BYTES_MAX = 65536
 
 @dataclass(frozen=True)
 class Daemon:
-    """Whom we talk to: `name` as people say it (`NameNode`), `base_url` as the cluster itself knows it."""
+    """Whom we talk to: `name` as people say it (`NameNode`), `base_url` as the cluster itself knows it.
+
+    `sends_to` is the kind of daemon that it sends us on to, where that is another one.
+    """
 
     name: str
     base_url: str
+    sends_to: str = ""
 
     @property
     def address(self) -> str:
@@ -51,10 +56,12 @@ class Daemon:
         """Return `NameNode at 127.0.0.1:9870`."""
         return f"{self.name} at {self.address}"
 
-    def moved(self, url: str, name: str | None = None) -> "Daemon":
-        """Return who stands behind `url`, to which this daemon has sent us."""
+    def at(self, url: str) -> "Daemon":
+        """Return who stands behind `url`: this daemon, or the one to which it has sent us."""
         parts = urlsplit(url)
-        return Daemon(name or self.name, f"{parts.scheme}://{parts.netloc}")
+        if parts.netloc == self.address:
+            return self
+        return Daemon(self.sends_to or self.name, f"{parts.scheme}://{parts.netloc}")
 
 
 def _as_it_is(host: str, port: int) -> tuple[str, int]:
@@ -84,6 +91,7 @@ class Transport:
         self._http = http
         self._pause = pause
         self._client: httpx.Client | None = None
+        self._opening = threading.Lock()
 
     def __enter__(self) -> Self:
         """Return itself; leaving closes its connections."""
@@ -104,9 +112,11 @@ class Transport:
     def reachable(self, url: str) -> str:
         """Return `url` with its host and port replaced by those that this machine can reach."""
         parts = urlsplit(url)
-        if parts.hostname is None or parts.scheme not in _PORTS:
-            raise ServiceError(f"{url!r} is not an address that a daemon can have")
-        host, port = self._resolve(parts.hostname, parts.port or _PORTS[parts.scheme])
+        try:
+            known_host, known_port = parts.hostname or "", parts.port or _PORTS[parts.scheme]
+        except (KeyError, ValueError) as error:
+            raise ServiceError(f"{url!r} is not an address that a daemon can have") from error
+        host, port = self._resolve(known_host, known_port)
         netloc = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         return urlunsplit((parts.scheme, netloc, parts.path or "/", parts.query, ""))
 
@@ -183,7 +193,7 @@ class Transport:
         """
         import httpx
 
-        asked = daemon.moved(url)
+        asked = daemon.at(url)
         try:
             for _ in range(REDIRECTS_MAX + 1):
                 request = self._connected().build_request(
@@ -197,7 +207,7 @@ class Transport:
                 try:
                     if response.is_redirect and method == "GET":
                         url = urljoin(url, response.headers["location"])
-                        asked = daemon.moved(url)
+                        asked = daemon.at(url)
                         continue
                     if response.status_code >= 400:
                         response.read()
@@ -216,7 +226,9 @@ class Transport:
         )
 
     def _connected(self) -> "httpx.Client":
-        if self._client is None:
+        with self._opening:
+            if self._client is not None:
+                return self._client
             import http.cookiejar
 
             import httpx
@@ -225,7 +237,7 @@ class Transport:
             # Hadoop's sign-in cookie outranks `user.name`: kept, it would make later users the first one.
             client.cookies.jar.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=[]))
             self._client = client
-        return self._client
+            return client
 
     def _timeout(self, read_timeout_s: float | None) -> "httpx.Timeout":
         import httpx

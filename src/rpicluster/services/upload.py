@@ -156,7 +156,7 @@ def _upload(hdfs: "WebHdfs", local: Path, remote: str, meter: Meter) -> None:
             params = {"overwrite": "false", "blocksize": str(defaults.block_size)}
             url = hdfs.datanode_url("PUT", "CREATE", remote, params, what=what)
             with hdfs.transport.stream(
-                hdfs.namenode.moved(url, "DataNode"),
+                hdfs.namenode.at(url),
                 "PUT",
                 url,
                 what=what,
