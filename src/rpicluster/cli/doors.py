@@ -40,9 +40,8 @@ def connect(which: str | None, as_json: bool, only_r: bool, only_python: bool) -
             console.data("")
         console.data(python_lines)
     if not (only_r or only_python):
-        console.say(
-            f"\nSpark {door['spark_version']}, application {door['application']}, answered in {door['answer_s']:.2f} s"
-        )
+        answered = f"answered in {door['answer_s']:.2f} s"
+        console.say(f"\nSpark {door['spark_version']}, application {door['application']}, {answered}")
         console.next_step("rpicluster r-install", "R")
 
 

@@ -26,7 +26,9 @@ def up(which: str | None, yes: bool, as_json: bool, plan_file: str | None) -> No
     bring_up(find_cluster(which), yes=yes, as_json=as_json, plan_file=plan_file)
 
 
-def bring_up(cluster: "Cluster", *, yes: bool, as_json: bool = False, plan_file: str | None = None) -> None:
+def bring_up(
+    cluster: "Cluster", *, yes: bool, as_json: bool = False, plan_file: str | None = None, guide: bool = True
+) -> None:
     """Plan, ask, apply, wait; also what `demo` does first."""
     from rpicluster.cli.design import read_plan, show_plan
 
@@ -52,7 +54,8 @@ def bring_up(cluster: "Cluster", *, yes: bool, as_json: bool = False, plan_file:
     else:
         for what, seconds in timings.items():
             console.say(f"  {what}: {human_duration(seconds)}")
-    console.next_step("rpicluster status", "rpicluster connect")
+    if guide:
+        console.next_step("rpicluster status", "rpicluster connect")
 
 
 def fetch_runtime(cluster: "Cluster") -> None:

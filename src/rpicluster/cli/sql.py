@@ -134,9 +134,8 @@ def tables(name: str | None, which: str | None, as_json: bool) -> None:
     console.table(
         ("column", "type", "null"), [(c.name, c.type, "yes" if c.nullable else "no") for c in table.columns]
     )
-    console.say(
-        f"\n{table.rows} rows, {human_bytes(table.size_bytes)} in {table.files} files; kept in {table.location}"
-    )
+    size = f"{human_bytes(table.size_bytes)} in {table.files} files"
+    console.say(f"\n{table.rows} rows, {size}; kept in {table.location}")
     console.table(
         ("snapshot", "made", "by", "rows"),
         [(s.id, s.made_at, s.operation, s.rows) for s in table.snapshots],

@@ -23,7 +23,7 @@ for (name in c("flights", "weather")) {
   local[[name]]$time_hour <- as.POSIXct(local[[name]]$time_hour, format = "%Y-%m-%dT%H:%M:%SZ", tz = "UTC")
 }
 
-con <- DBI::dbConnect(rpi(), cluster = connection_file)
+con <- DBI::dbConnect(rpi(), cluster = connection_file, bigint = "numeric")
 remote <- sapply(c("flights", "airlines", "weather"), function(name) tbl(con, name), simplify = FALSE)
 
 # --- the pipelines: the same verbs for both -------------------------------------------------------

@@ -1,12 +1,13 @@
-"""Files of this machine as persistent tables: look, decide types, convert to Parquet, upload, make the table."""
+"""Files of this machine as persistent tables: types decided, converted to Parquet, uploaded, made a table."""
 
 import json
 import shutil
 import subprocess
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -73,11 +74,13 @@ def write_table(
     session: "ConnectSession",
     staging: str,
     progress: Callable[[int, int], None],
+    properties: Mapping[str, str] | None = None,
 ) -> int:
     """Make, append to or replace persistent table `table`; return the number of rows that were written.
 
     The files go to a folder of their own below `staging` in HDFS, one statement makes them a table
-    version, and the folder goes again: the table has all rows or none. Raises UsageError, SqlError.
+    version, and the folder goes again: the table has all rows or none. `properties` are Iceberg's, for a
+    table that is made. Raises UsageError, SqlError.
     """
     name = quoted_table(table)
     folder = f"{staging}/{uuid.uuid4().hex}"
@@ -95,17 +98,21 @@ def write_table(
                     progress=lambda sent, _, before=before: progress(before + sent, total),  # type: ignore[misc]
                 )
                 done += path.stat().st_size
-            _run(session, name, mode, folder)
+            _run(session, name, mode, folder, properties or {})
         finally:
             webhdfs.delete_now(folder, recursive=True)
     return rows
 
 
-def _run(session: "ConnectSession", name: str, mode: Mode, folder: str) -> None:
+def _run(
+    session: "ConnectSession", name: str, mode: Mode, folder: str, properties: Mapping[str, str]
+) -> None:
+    listed = ", ".join(f"'{key}' = '{value}'" for key, value in properties.items())
+    using = "USING iceberg" + (f" TBLPROPERTIES ({listed})" if listed else "")
     rows = f"SELECT * FROM parquet.`{folder}`"
     statement = {
-        "create": f"CREATE TABLE {name} USING iceberg AS {rows}",
-        "replace": f"CREATE OR REPLACE TABLE {name} USING iceberg AS {rows}",
+        "create": f"CREATE TABLE {name} {using} AS {rows}",
+        "replace": f"CREATE OR REPLACE TABLE {name} {using} AS {rows}",
         "append": f"INSERT INTO {name} BY NAME {rows}",
     }[mode]
     try:
@@ -211,8 +218,7 @@ def _parquet_columns(paths: Sequence[Path], _: tuple[str, ...]) -> list[Column]:
 
 def _rds_columns(paths: Sequence[Path], _: tuple[str, ...]) -> list[Column]:
     with tempfile.TemporaryDirectory(prefix="rpicluster-") as temporary:
-        _, columns = _rds_to_csv(paths[0], Path(temporary))
-    return columns
+        return _rds_to_csv(paths[0], Path(temporary))[1]
 
 
 def _rds_to_csv(path: Path, folder: Path) -> tuple[Path, list[Column]]:
@@ -251,7 +257,7 @@ def _parquet_parts(source: Source, temporary: Path) -> Iterator[tuple[Path, int]
         if source.kind == "parquet" and not source.overridden:
             target = path
         else:
-            _guarded(path, lambda path=path, target=target: _convert(source, path, target, temporary))
+            _guarded(path, partial(_convert, source, path, target, temporary))
         rows = parquet.read_metadata(target).num_rows
         after = path.stat()
         if (before.st_size, before.st_mtime_ns, before.st_ino) != (
@@ -274,7 +280,7 @@ def _convert(source: Source, path: Path, target: Path, temporary: Path) -> None:
         parquet.write_table(parquet.read_table(path).cast(schema), target, compression="zstd")
         return
     if source.kind == "rds":
-        path, _ = _rds_to_csv(path, temporary)
+        path = _rds_to_csv(path, temporary)[0]
     na_strings = ("NA",) if source.kind == "rds" else source.na_strings
     types = {field.name: field.type for field in schema}
     with parquet.ParquetWriter(target, schema, compression="zstd") as writer:

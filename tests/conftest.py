@@ -1,0 +1,69 @@
+"""One running cluster is shared by all tests that need one; only lifecycle tests start their own."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from rpicluster.cluster import Cluster, initial_spec
+from rpicluster.errors import LocalEngineError
+from rpicluster.nodes.local.facts import find_java
+from rpicluster.runtime import store
+
+KEEP_VARIABLE = "RPICLUSTER_TEST_KEEP"
+
+
+def silent(*_: object) -> None:
+    """Report to nobody."""
+
+
+def bring_up(cluster: Cluster) -> dict[str, float]:
+    """Bring a cluster up as `rpicluster up --yes` does; return its timings."""
+    with cluster.changing("up"):
+        cluster.ensure_runtime(silent)
+        return cluster.apply(cluster.plan(), report=silent)
+
+
+@pytest.fixture(scope="session")
+def runtime() -> store.Runtime:
+    """The runtime in the user's cache, fetched if it is not there."""
+    return store.ensure()
+
+
+@pytest.fixture(scope="session")
+def java_home() -> str:
+    """A Java that daemons run on."""
+    try:
+        return find_java().home
+    except LocalEngineError as error:
+        pytest.skip(f"no Java: {error.message}")
+
+
+@pytest.fixture(scope="session")
+def cluster(
+    runtime: store.Runtime, java_home: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Cluster]:
+    """A manager and two workers on this machine, up and healthy; destroyed after the last test.
+
+    With RPICLUSTER_TEST_KEEP=FOLDER it lives on in that folder, and the next run finds it there.
+    """
+    kept = os.environ.get(KEEP_VARIABLE)
+    folder = Path(kept) if kept else tmp_path_factory.mktemp("shared-cluster")
+    folder.mkdir(parents=True, exist_ok=True)
+    before = os.environ.get("RPICLUSTER_STATE_DIR")
+    os.environ["RPICLUSTER_STATE_DIR"] = str(folder / "state")
+    spec = folder / "cluster.yml"
+    if not spec.exists():
+        spec.write_text(initial_spec(name="shared", workers=2, memory=None))
+    found = Cluster.from_file(spec)
+    bring_up(found)
+    yield found
+    if not kept:
+        assert found.destroy(report=silent) == []
+        shutil.rmtree(folder)
+    if before is None:
+        del os.environ["RPICLUSTER_STATE_DIR"]
+    else:
+        os.environ["RPICLUSTER_STATE_DIR"] = before
