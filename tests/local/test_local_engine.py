@@ -22,7 +22,8 @@ from rpicluster.nodes.local.engine import LocalPlace
 from rpicluster.nodes.local.placement import allocate
 from rpicluster.nodes.local.processes import own_processes, read_process
 from rpicluster.nodes.local.state import ClusterState, open_state
-from rpicluster.nodes.local.supervision import Supervisor, UnitStatus
+from rpicluster.nodes.local.supervision import UnitStatus
+from rpicluster.nodes.local.supervisord import Supervisord
 
 NETWORKS = [f"127.63.{number}" for number in range(100, 200)]
 # A daemon in a few lines: says what it was given, listens, and starts a child that outlives a careless kill.
@@ -81,7 +82,7 @@ class Cluster:
     def rendered(self) -> Rendered:
         return Rendered(self.files, self.units, self.runtime.name)
 
-    def plan(self):  # noqa: ANN201
+    def plan(self):
         return make_plan(self.state.name, self.rendered(), self.place.observe())
 
     def up(self) -> None:
@@ -96,7 +97,7 @@ class Cluster:
         return [json.loads(line) for line in path.read_text().splitlines() if line.startswith("{")]
 
     def supervisor_pid(self) -> int:
-        pid = Supervisor(self.state, self.placement.cluster_id)._pid()
+        pid = Supervisord(self.state).pid()
         assert pid is not None
         return pid
 
@@ -161,7 +162,11 @@ def test_a_unit_that_dies_is_started_again(make_cluster):
     cluster.up()
     first = cluster.status("worker").pid
     os.kill(first, signal.SIGKILL)
-    until(lambda: cluster.status("worker").state == "running" and cluster.status("worker").pid not in (None, first))
+    until(
+        lambda: (
+            cluster.status("worker").state == "running" and cluster.status("worker").pid not in (None, first)
+        )
+    )
 
 
 def test_a_unit_that_dies_at_once_is_tried_with_growing_pauses_and_called_failed(make_cluster):
@@ -194,7 +199,7 @@ def test_after_sigkill_of_the_supervisor_start_leaves_no_doubles_and_no_orphans(
     until(lambda: len(cluster.unit_pids("other")) == 2)
     before = {*cluster.unit_pids("worker"), *cluster.unit_pids("other")}
     os.kill(cluster.supervisor_pid(), signal.SIGKILL)
-    until(lambda: not cluster.place._supervisor.is_up())
+    until(lambda: not cluster.place._supervisor.daemon.answers())
     assert all(read_process(pid) for pid in before), "orphans live on until somebody starts the cluster"
     begun = time.monotonic()
     assert {status.state for status in cluster.place.statuses()} == {"failed"}
@@ -212,7 +217,7 @@ def test_two_supervisors_of_one_cluster_never_run(make_cluster):
     cluster.up()
     first = cluster.supervisor_pid()
     with pytest.raises(LocalEngineError, match="did not start"):
-        cluster.place._supervisor._boot()
+        cluster.place._supervisor.daemon.boot()
     assert cluster.supervisor_pid() == first
 
 
@@ -305,7 +310,10 @@ def test_a_taken_port_is_named_with_its_purpose_and_its_owner(make_cluster):
 
 def test_two_clusters_run_at_once_and_destroying_one_leaves_the_other(make_cluster):
     one, two = make_cluster("one"), make_cluster("two")
-    assert one.placement.nodes["n0"].address.rsplit(".", 1)[0] != two.placement.nodes["n0"].address.rsplit(".", 1)[0]
+    assert (
+        one.placement.nodes["n0"].address.rsplit(".", 1)[0]
+        != two.placement.nodes["n0"].address.rsplit(".", 1)[0]
+    )
     assert one.placement.nodes["n0"].ports["connect"] != two.placement.nodes["n0"].ports["connect"]
     one.up()
     two.up()
@@ -356,7 +364,10 @@ with cluster_lock(cluster.state.directory, cluster="demo", command="rpicluster u
 
 def start_up(cluster: Cluster, tmp_path: Path, pause: int | None = None) -> subprocess.Popen[str]:
     code = UP.format(
-        tests=str(Path(__file__).parent), root=str(tmp_path / "state"), runtime=str(cluster.runtime), pause=pause
+        tests=str(Path(__file__).parent),
+        root=str(tmp_path / "state"),
+        runtime=str(cluster.runtime),
+        pause=pause,
     )
     return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
 
@@ -394,7 +405,9 @@ def test_a_second_up_at_once_names_the_holder(make_cluster, tmp_path):
     assert process.stdout is not None
     assert process.stdout.readline() == "locked\n"
     with (
-        pytest.raises(LockHeld, match=rf"`rpicluster up` \(pid {process.pid}, user .*, since ..:..:..\)") as caught,
+        pytest.raises(
+            LockHeld, match=rf"`rpicluster up` \(pid {process.pid}, user .*, since ..:..:..\)"
+        ) as caught,
         cluster_lock(cluster.state.directory, cluster="demo", command="rpicluster up"),
     ):
         pass

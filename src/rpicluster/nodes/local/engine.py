@@ -19,7 +19,7 @@ from rpicluster.nodes.local.namenode import (
     namenode_state,
     private_directory_tree,
 )
-from rpicluster.nodes.local.placement import LOCALHOST, check_ports
+from rpicluster.nodes.local.placement import check_ports
 from rpicluster.nodes.local.state import TEMPORARY_PREFIX, ClusterState, write_file
 from rpicluster.nodes.local.supervision import Supervisor, UnitStatus
 
@@ -27,7 +27,7 @@ RUNTIME_HASH_FILE = ".rpicluster-hash"
 
 
 class LocalPlace:
-    """All virtual nodes of one cluster. Who calls `apply`, `start_all`, `stop_all` or `destroy` holds its lock."""
+    """All virtual nodes of one cluster. Whoever changes anything through it holds the cluster's lock."""
 
     def __init__(self, state: ClusterState, placement: Placement, runtime: Path | None = None) -> None:
         """Stand for the cluster in `state`; `runtime` is the folder that INSTALL_RUNTIME makes nodes use."""
@@ -57,7 +57,7 @@ class LocalPlace:
         )
 
     def apply(self, step: Step) -> None:
-        """Carry out one step; safe to repeat, also after being killed in the middle. Raises LocalEngineError."""
+        """Carry out one step; safe to repeat, also after a kill in the middle. Raises LocalEngineError."""
         self._state.ensure_alias()
         carry_out: dict[Action, Callable[[Step], None]] = {
             Action.STOP: self._stop,
@@ -98,11 +98,11 @@ class LocalPlace:
         return self._supervisor.statuses()
 
     def destroy(self) -> None:
-        """Stop everything and remove every file, also of a cluster whose supervisor is frozen; safe to repeat."""
+        """Stop everything and remove every file, even if the supervisor is frozen; safe to repeat."""
         try:
             self._supervisor.stop_all()
         except LocalEngineError:
-            self._supervisor.kill()
+            self._supervisor.daemon.kill()
             self._supervisor.end_orphans()
         self._state.remove()
 
@@ -113,17 +113,10 @@ class LocalPlace:
             for process in self._supervisor.processes()
         ]
         networks = {placed.address.rpartition(".")[0] for placed in self._placement.nodes.values()}
-        on_localhost = {
-            port
-            for placed in self._placement.nodes.values()
-            for name, port in placed.ports.items()
-            if name == "connect"
-        }
         found += [
             f"port {listener.address}:{listener.port}: {listener.describe()}"
             for listener in listeners()
             if listener.address.rpartition(".")[0] in networks
-            or (listener.address == LOCALHOST and listener.port in on_localhost)
         ]
         found += [
             f"files in {path}" for path in (self._state.directory, self._state.alias) if os.path.lexists(path)
@@ -206,7 +199,7 @@ class LocalPlace:
     # -- looking ---------------------------------------------------------------------------------------
 
     def _copies(self, step: Step) -> list[Path]:
-        """Return where a rendered file stands: in the state, and where that path is unfit, in the alias too."""
+        """Return where a file stands: in the state, and in the alias too where the state's path is unfit."""
         relative = Path(step.target)
         if relative.is_absolute() or ".." in relative.parts:
             raise LocalEngineError(

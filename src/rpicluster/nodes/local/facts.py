@@ -33,7 +33,7 @@ class Java:
 
 
 def host_facts(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> HostFacts:
-    """Return memory and cores that this process may use: the machine's, or its cgroup's limits where lower."""
+    """Return memory and cores that this process may use; a cgroup's limits count where lower."""
     memory_kib = int(re.search(r"^MemTotal:\s+(\d+) kB", (proc / "meminfo").read_text(), re.M)[1])  # type: ignore[index]
     memory_mib, cores = memory_kib // 1024, float(len(os.sched_getaffinity(0)))
     for limit in _memory_limits(proc, cgroups):
@@ -74,7 +74,7 @@ def find_java(
     directories: Iterable[Path] = _JAVA_DIRECTORIES,
     cache: Path | None = None,
 ) -> Java:
-    """Return the Java to use: $JAVA_HOME if set, else Java 17 from PATH or the usual folders, else a newer one.
+    """Return the Java to use: $JAVA_HOME, else a Java 17 from PATH or the usual folders, else a newer one.
 
     `cache` is a file that remembers versions by path and modification time, so that asking costs no JVM
     start. Raises LocalEngineError that names what was found when nothing is Java 17 or newer.
@@ -131,7 +131,9 @@ def _java_at(home: Path, known: dict[str, list[int]]) -> Java | None:
     major = known[str(program)][1]
     warning = None
     if major > JAVA_PROVEN:
-        warning = f"Java {major} in {home} is not proven with this runtime; Java {JAVA_PROVEN} is. Install it with: {_JAVA_HINT}"
+        warning = (
+            f"Java {major} in {home} is not proven with this runtime, Java {JAVA_PROVEN} is: {_JAVA_HINT}"
+        )
     return Java(str(home), major, warning)
 
 

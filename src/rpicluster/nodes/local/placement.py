@@ -1,4 +1,4 @@
-"""Where a local cluster listens: chosen once, kept in its state, so that the same spec renders the same bytes."""
+"""Where a local cluster listens: chosen once and kept, so that the same spec renders the same bytes."""
 
 import getpass
 import json
@@ -81,7 +81,7 @@ def allocate(
 
 
 def recorded(state: ClusterState, *, java_home: str = "", python: str = sys.executable) -> Placement | None:
-    """Return the placement of all nodes ever placed, None for a cluster that never was; for stop and destroy."""
+    """Return where all nodes ever placed stand, None for a cluster that never was; for stop and destroy."""
     allocation = _load(state.directory)
     return None if allocation is None else _placement(state, None, allocation, java_home, python)
 
@@ -130,7 +130,7 @@ def unit_ports(placement: Placement, node: str, unit: str) -> dict[str, tuple[st
 
 
 def check_ports(placement: Placement, node: str, unit: str) -> None:
-    """Raise LocalEngineError that names port, purpose and owner if somebody holds a port of a stopped unit."""
+    """Raise LocalEngineError that names port, purpose and owner if a port of a stopped unit is taken."""
     for name, (address, port) in unit_ports(placement, node, unit).items():
         owner = listener_on(address, port)
         if owner is not None:

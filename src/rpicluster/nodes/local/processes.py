@@ -17,7 +17,7 @@ _POLL_S = 0.05
 
 @dataclass(frozen=True)
 class Process:
-    """A living process of this user; `started` (clock ticks since boot) tells it from a later one with its pid."""
+    """A living process; `started` (clock ticks since boot) tells it from a later one with the same pid."""
 
     pid: int
     started: int
@@ -95,7 +95,7 @@ def _ancestors() -> set[int]:
 def end_processes(
     find: Callable[[], Iterable[Process]], *, grace_s: float, deadline_s: float
 ) -> list[Process]:
-    """End all processes that `find` returns: SIGTERM, after `grace_s` SIGKILL; return those left at `deadline_s`.
+    """End what `find` returns: SIGTERM, after `grace_s` SIGKILL; return those left at `deadline_s`.
 
     `find` is asked again each round, so that a process which a dying parent started is ended too.
     """

@@ -67,7 +67,7 @@ class ClusterState:
         return _SAFE_PATH.match(str(self.directory)) is None
 
     def ensure_alias(self) -> None:
-        """Create or repair the alias: a reboot may have emptied it. Raises LocalEngineError if it is not ours."""
+        """Create or repair the alias, which a reboot may empty. Raises LocalEngineError if it is not ours."""
         private_directory(self.alias.parent)
         private_directory(self.alias)
         self._point("state", self.directory)
@@ -185,7 +185,7 @@ def _safe_base(bases: Sequence[Path]) -> Path:
 
 
 def private_directory(path: Path) -> None:
-    """Make sure that `path` is a directory of this user, mode 0700, and not a link that somebody else laid."""
+    """Make sure that `path` is a directory of this user, mode 0700, and no link that somebody laid."""
     with contextlib.suppress(FileExistsError):
         path.mkdir(mode=0o700)
     status = path.lstat()
@@ -215,7 +215,7 @@ def user_name(uid: int) -> str:
 
 
 def write_file(path: Path, content: bytes, mode: int) -> None:
-    """Write `path` whole or not at all, with `mode`, surviving a power cut: temporary file, fsync, rename, fsync."""
+    """Write `path` whole or not at all, also in a power cut: temporary file, fsync, rename, fsync."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, dir=path.parent)
     try:
