@@ -250,7 +250,7 @@ class Cluster:
         if not token.exists():
             token.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             create_token(token)
-        Connection(
+        connection = Connection(
             cluster=self.name,
             connect_port=manager.ports["connect"],
             token_file=str(token),
@@ -258,7 +258,9 @@ class Cluster:
             user=self.login,
             webhdfs=self._url("namenode_http"),
             webhdfs_user=self.login,
-        ).save(self.connection_path)
+        )
+        connection.save(self.connection_path)
+        connection.save(Path(layout.connection_file(manager.paths, self.login)))
 
     def _wait(self, started: float, report: Report) -> dict[str, float]:
         """Wait for HDFS and YARN, then for the session's first answer; return seconds since `started`."""

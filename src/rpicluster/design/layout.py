@@ -77,6 +77,11 @@ def token_file(paths: NodePaths, user: str) -> str:
     return f"{paths.data}/{session_unit(user)}/token"
 
 
+def connection_file(paths: NodePaths, user: str) -> str:
+    """Return where housekeeping finds how to reach a user's session; written by the edge, never rendered."""
+    return f"{paths.data}/{session_unit(user)}/connection.json"
+
+
 def status_file(paths: NodePaths, user: str) -> str:
     """Return where the keeper says how the session is."""
     return f"{paths.run}/{session_unit(user)}.json"

@@ -148,9 +148,22 @@ def driver_command(inputs: Inputs, user: str, launch: Launch) -> list[str]:
 
 
 def _chores(inputs: Inputs, user: str) -> list[dict[str, object]]:
-    chores: list[dict[str, object]] = []
-    if inputs.spec.is_local and user == inputs.placement.login:
-        # Only HDFS's superuser may; on nodes of their own that is a unit of its own.
-        command = list(daemon_units.checkpoint_command(inputs))
-        chores.append({"name": "checkpoint", "every_s": DAY_S, "argv": command})
-    return chores
+    # On nodes of their own these are units of their own: HDFS's superuser merges edits, and rpicluster is
+    # not installed there.
+    if not inputs.spec.is_local or user != inputs.placement.login:
+        return []
+    node, tables = inputs.node(inputs.manager), inputs.spec.tables
+    housekeeping = [
+        node.python,
+        "-m",
+        "rpicluster.session.housekeeping",
+        layout.connection_file(node.paths, user),
+        "--keep-snapshots-s",
+        str(tables.keep_snapshots_s),
+        "--keep-orphan-files-s",
+        str(tables.keep_orphan_files_s),
+    ]
+    return [
+        {"name": "checkpoint", "every_s": DAY_S, "argv": list(daemon_units.checkpoint_command(inputs))},
+        {"name": "expire", "every_s": DAY_S, "argv": housekeeping},
+    ]

@@ -306,7 +306,7 @@ def _driver_memory(inputs: Inputs) -> Iterator[Setting]:
         ("spark.ui.retainedTasks", 5000),
         ("spark.ui.retainedDeadExecutors", 20),
         ("spark.sql.ui.retainedExecutions", 50),
-        ("spark.connect.ui.session.limit", 50),
-        ("spark.connect.ui.statement.limit", 100),
+        ("spark.sql.connect.ui.retainedSessions", 50),
+        ("spark.sql.connect.ui.retainedStatements", 100),
     ):
         yield setting(key, count, "A session lives for weeks; what its page remembers must fit the heap.")
