@@ -14,17 +14,20 @@ python_bridge <- function(cluster) {
   execute <- wait(module$execute, cancel)
   fetch <- wait(module$fetch, cancel)
   write_table <- wait(module$write_table, cancel)
+  write_view <- wait(module$write_view, cancel)
   list(
     execute = function(sql) execute(handle, sql),
     fetch = function(result, n) lapply(reticulate::iterate(fetch(result, n), identity, simplify = FALSE), column_to_r),
     has_completed = function(result) reticulate::py_to_r(module$has_completed(result)),
     rows_affected = function(result) reticulate::py_to_r(module$rows_affected(result)),
     clear = function(result) invisible(wait(module$clear)(result)),
-    write_table = function(name, columns, mode, types) {
-      invisible(write_table(handle, name, lapply(columns, column_to_python), mode, types))
+    write_table = function(parts, columns, mode, types) {
+      types <- do.call(reticulate::dict, c(as.list(types), convert = FALSE))
+      reticulate::py_to_r(write_table(handle, as.list(parts), lapply(columns, column_to_python), mode, types))
     },
+    write_view = function(name, columns) invisible(write_view(handle, name, lapply(columns, column_to_python))),
     tables = function() as.character(reticulate::py_to_r(wait(module$tables)(handle))),
-    columns = function(name) reticulate::py_to_r(wait(module$columns)(handle, name)),
+    views = function() as.character(reticulate::py_to_r(wait(module$views)(handle))),
     server_info = function() reticulate::py_to_r(wait(module$server_info)(handle)),
     close = function() {
       wait(module$close)(handle)

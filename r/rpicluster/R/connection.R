@@ -82,7 +82,7 @@ setMethod("dbGetInfo", "RpiConnection", function(dbObj, ...) {
     if (is.null(value)) NA else value
   }
   list(
-    db.version = as.character(field("version")),
+    db.version = as.character(field("spark_version")),
     dbname = as.character(field("namespace")),
     username = as.character(field("user")),
     host = as.character(field("host")),
@@ -107,8 +107,10 @@ setMethod("dbQuoteIdentifier", c("RpiConnection", "character"), function(conn, x
   if (anyNA(x)) {
     abort_usage("NA is not a name")
   }
-  SQL(paste0("`", gsub("`", "``", enc2utf8(x), fixed = TRUE), "`", recycle0 = TRUE), names = names(x))
+  SQL(quote_name(x), names = names(x))
 })
+
+quote_name <- function(x) paste0("`", gsub("`", "``", enc2utf8(x), fixed = TRUE), "`", recycle0 = TRUE)
 
 #' @rdname rpicluster-dbi
 #' @export

@@ -1,12 +1,16 @@
 # The command line tool brings its own Python environment; this file finds it and lets reticulate use it.
 
-config_file <- function() file.path(tools::R_user_dir("rpicluster", "config"), "python.json")
+# Where `rpicluster r-install` records itself: beside the installed package, or in the user's configuration.
+record_files <- function() {
+  c(system.file("python.json", package = "rpicluster"), file.path(tools::R_user_dir("rpicluster", "config"), "python.json"))
+}
 
 recorded <- function(field) {
-  path <- config_file()
-  if (!file.exists(path)) {
+  path <- Filter(file.exists, record_files())
+  if (!length(path)) {
     return(NULL)
   }
+  path <- path[[1]]
   said <- tryCatch(jsonlite::fromJSON(path), error = function(e) {
     abort("python", paste0(path, " is not valid JSON: ", conditionMessage(e)), "run `rpicluster r-install` again")
   })

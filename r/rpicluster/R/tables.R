@@ -144,8 +144,12 @@ setMethod("dbWriteTable", c("RpiConnection", "ANY"), function(conn, name, value,
   if (exists && !overwrite && !append) {
     abort_usage(sprintf("table %s exists already", table), "use overwrite = TRUE or append = TRUE")
   }
-  mode <- if (temporary) "temporary" else if (append && exists) "append" else if (overwrite) "overwrite" else "create"
-  upload(conn, name, table, value, mode, field.types)
+  if (temporary) {
+    upload_view(conn, table, value, field.types)
+  } else {
+    mode <- if (append && exists) "append" else if (overwrite) "overwrite" else "create"
+    upload(conn, name, table, value, mode, field.types)
+  }
   invisible(TRUE)
 })
 
@@ -167,8 +171,26 @@ upload <- function(conn, name, table, value, mode, types) {
       abort_usage(sprintf("table %s has no column %s", table, paste(unknown, collapse = ", ")))
     }
   }
-  columns <- Map(encode_column, names(value), as.list(value), USE.NAMES = FALSE)
-  live(conn)$write_table(as.character(table), columns, mode, as.list(types))
+  live(conn)$write_table(split_name(table), encode_frame(value), mode, types)
+}
+
+encode_frame <- function(value) Map(encode_column, names(value), as.list(value), USE.NAMES = FALSE)
+
+# A view holds its rows in the session; types are casts in a second view over them.
+upload_view <- function(conn, table, value, types) {
+  if (!ncol(value)) abort_usage("`value` has no columns")
+  parts <- split_name(table)
+  if (length(parts) != 1) abort_usage("a temporary view has no catalog and no schema", "give the name alone")
+  if (is.null(types)) {
+    return(live(conn)$write_view(parts, encode_frame(value)))
+  }
+  source <- paste0("rpicluster_rows_", paste(sample(c(letters, 0:9), 16, replace = TRUE), collapse = ""))
+  live(conn)$write_view(source, encode_frame(value))
+  columns <- dbQuoteIdentifier(conn, names(value))
+  typed <- names(value) %in% names(types)
+  columns[typed] <- SQL(sprintf("CAST(%s AS %s) AS %s", columns[typed], types[names(value)[typed]], columns[typed]))
+  run(conn, sprintf("CREATE OR REPLACE TEMPORARY VIEW %s AS SELECT %s FROM %s", table,
+                    paste(columns, collapse = ", "), dbQuoteIdentifier(conn, source)))
 }
 
 #' @rdname rpicluster-dbi
@@ -187,9 +209,5 @@ setMethod("dbRemoveTable", c("RpiConnection", "ANY"), function(conn, name, ..., 
 # A temporary view hides a table of the same name, so the view is what the name means.
 is_view <- function(conn, table) {
   parts <- split_name(table)
-  if (length(parts) > 1) {
-    return(FALSE)
-  }
-  found <- ask(conn, "SHOW VIEWS")
-  any(tolower(found$viewName) == tolower(parts) & found$isTemporary)
+  length(parts) == 1 && tolower(parts) %in% tolower(live(conn)$views())
 }

@@ -29,7 +29,7 @@ exact_digits <- 15L
 
 decode_column <- function(column, options) {
   values <- decode_values(column, options)
-  if (!is.null(column$valid)) {
+  if (!is.null(column$valid) && !inherits(values, "blob")) {
     values[column$valid == as.raw(0L)] <- NA
   }
   values
@@ -127,7 +127,9 @@ decode_binary <- function(column) {
   ))
   start <- 8 * (column$n + 1)
   values <- lapply(seq_len(column$n), function(i) {
-    if (ends[[i + 1]] == ends[[i]]) raw() else column$data[(start + ends[[i]] + 1):(start + ends[[i + 1]])]
+    if (!is.null(column$valid) && column$valid[[i]] == as.raw(0L)) NULL
+    else if (ends[[i + 1]] == ends[[i]]) raw()
+    else column$data[(start + ends[[i]] + 1):(start + ends[[i + 1]])]
   })
   blob::new_blob(values)
 }
