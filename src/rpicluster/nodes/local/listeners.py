@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rpicluster.nodes.local.state import user_name
 
+_EVERYWHERE = "0.0.0.0"  # noqa: S104  compared, never bound
 _LISTEN = "0A"  # TCP_LISTEN in include/net/tcp_states.h
 
 
@@ -22,42 +23,53 @@ class Listener:
     uid: int
     inode: str
 
+    def holds(self, address: str, port: int) -> bool:
+        """Return whether nobody else can listen on `address:port` beside this socket."""
+        return port == self.port and self.address in (address, _EVERYWHERE)
+
     def describe(self) -> str:
-        """Return `pid 812, java …, user ana`, or what can be known of another user's process."""
+        """Return `pid 812, user ana: java …`, or what can be known of another user's process."""
+        user = user_name(self.uid)
         pid = _pid_of(self.inode)
-        if pid is None:
-            return (
-                f"another user's process, user {user_name(self.uid)}"
-                if self.uid != os.getuid()
-                else "unknown process"
-            )
-        command = (
-            Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+        try:
+            words = b"" if pid is None else Path(f"/proc/{pid}/cmdline").read_bytes()
+        except OSError:  # it ended while we looked
+            words = b""
+        command = words.replace(b"\0", b" ").decode(errors="replace").strip()
+        if command:
+            return f"pid {pid}, user {user}: {_shorten(command)}"
+        return (
+            "a process that cannot be seen"
+            if self.uid == os.getuid()
+            else f"another user's process, user {user}"
         )
-        return f"pid {pid}, user {user_name(self.uid)}: {_shorten(command)}"
 
 
 def listeners() -> list[Listener]:
     """Return all listening TCP sockets, IPv4 and IPv6."""
+    tables = [Path("/proc/net/tcp"), Path("/proc/net/tcp6")]
+    return [
+        listener
+        for path in tables
+        if path.exists()  # a kernel without IPv6 has one of them
+        for listener in parse_listeners(path.read_text())
+    ]
+
+
+def parse_listeners(table: str) -> list[Listener]:
+    """Return the listening sockets in a table of /proc/net (proc(5))."""
     found = []
-    for name in ("tcp", "tcp6"):
-        path = Path("/proc/net") / name
-        if not path.exists():  # a kernel without IPv6
-            continue
-        for line in path.read_text().splitlines()[1:]:
-            fields = line.split()
-            if fields[3] == _LISTEN:
-                address, port = fields[1].split(":")
-                found.append(Listener(_decode(address), int(port, 16), int(fields[7]), fields[9]))
+    for line in table.splitlines()[1:]:
+        fields = line.split()
+        if fields[3] == _LISTEN:
+            address, port = fields[1].split(":")
+            found.append(Listener(_decode(address), int(port, 16), int(fields[7]), fields[9]))
     return found
 
 
 def listener_on(address: str, port: int) -> Listener | None:
     """Return the socket that keeps `address:port` from being bound, None if nothing listens there."""
-    for listener in listeners():
-        if listener.port == port and listener.address in (address, "0.0.0.0"):  # noqa: S104  compared, not bound
-            return listener
-    return None
+    return next((listener for listener in listeners() if listener.holds(address, port)), None)
 
 
 def can_bind(address: str, port: int) -> bool:
@@ -82,7 +94,7 @@ def _decode(text: str) -> str:
     address = ipaddress.ip_address(b"".join(words))
     if isinstance(address, ipaddress.IPv6Address):
         if address.is_unspecified:
-            return "0.0.0.0"  # noqa: S104  a dual-stack listener holds the IPv4 port too
+            return _EVERYWHERE  # a dual-stack listener holds the IPv4 port too
         if address.ipv4_mapped:
             return str(address.ipv4_mapped)
     return str(address)

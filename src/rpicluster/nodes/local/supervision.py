@@ -169,7 +169,7 @@ class Supervisor:
             self.daemon.call_unless(BAD_NAME, "removeProcessGroup", program)  # it may never have been added
 
     def end_orphans(self) -> None:
-        """End all processes of this cluster that no supervisord watches. Raises LocalEngineError if one stays."""
+        """End all processes that no supervisord watches any more. Raises LocalEngineError if one stays."""
         if not self.daemon.lives():
             self._end_marked(lambda mark: True)
 
