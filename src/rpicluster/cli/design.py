@@ -93,10 +93,8 @@ def show_plan(found: Plan, *, with_diff: bool = False) -> None:
             console.data(click.style(node, bold=True))
         symbol = click.style(step.symbol, fg=colours[step.symbol])
         console.data(f"  {symbol} {step.action.value} {step.target} ({step.reason})")
-        if with_diff:
-            console.data(
-                "".join("      " + line for line in diff(step).splitlines(keepends=True)).rstrip("\n")
-            )
+        if with_diff and (changes := diff(step)):
+            console.data("".join("      " + line for line in changes.splitlines(keepends=True)).rstrip("\n"))
     console.data(found.summary() if found.steps else "Plan: nothing to do")
 
 
