@@ -145,13 +145,14 @@ def _network(inputs: Inputs) -> Iterator[Setting]:
         "What pages and logs show as asterisks.",
     )
     yield setting("spark.eventLog.enabled", False, "Nobody reads it here, and it would fill the disk.")
-    if address.startswith("127."):
-        yield setting(
-            "spark.hadoop.yarn.web-proxy.address",
-            f"{LOOPBACK}:{inputs.node(inputs.manager).ports['rm_http']}",
-            "Whose requests the session's page answers itself. On one machine everybody is 127.0.0.1, the "
-            "ResourceManager included; without this both send the reader to each other.",
-        )
+    # Requests that come through the manager itself, as the CLI's do: its own address, or on loopback 127.0.0.1.
+    own = LOOPBACK if address.startswith("127.") else address
+    yield setting(
+        "spark.hadoop.yarn.web-proxy.address",
+        f"{own}:{inputs.node(inputs.manager).ports['rm_http']}",
+        "Whose requests the session's page answers itself; it sends others to the ResourceManager. By default that "
+        "is whatever the manager's host name resolves to, on Debian 127.0.1.1, from which nobody ever comes.",
+    )
 
 
 def _executors(inputs: Inputs) -> Iterator[Setting]:
