@@ -10,14 +10,17 @@ from dataclasses import dataclass
 
 from rpicluster.design.sizes import ContainerSize
 
-MIN_ALLOCATION_MIB = 32
-AM_HEAP_MIB = 96
+# Small, so that rounding loses little of a node; YARN's own 1024 would double most containers here.
+MIN_ALLOCATION_MIB = 16
+AM_HEAP_MIB = 64
 AM_OVERHEAD_MIB = 128
 AM_MIB = AM_HEAP_MIB + AM_OVERHEAD_MIB
 SPARK_RESERVED_MIB = 300  # UnifiedMemoryManager.RESERVED_SYSTEM_MEMORY_BYTES: no task ever gets it
-EXECUTOR_HEAP_MIN_MIB = 480
-EXECUTOR_OVERHEAD_MIN_MIB = 192
+# Spark refuses a heap of less than 1.5 × its reserve as the JVM reports it: without one survivor space.
+EXECUTOR_HEAP_MIN_MIB = 460
+EXECUTOR_OVERHEAD_MIN_MIB = 228
 EXECUTOR_MIN_MIB = EXECUTOR_HEAP_MIN_MIB + EXECUTOR_OVERHEAD_MIN_MIB
+_OVERHEAD_SHARE = 6
 _HEAP_MAX_MIB = 31 * 1024  # above, references take 8 bytes instead of 4
 _TASK_HEAP_MIB = 32
 
@@ -44,8 +47,8 @@ def floor_to_allocation(memory_mib: int) -> int:
 
 
 def overhead_of(executor_mib: int) -> int:
-    """Return how much of an executor's container is not heap: a fixed part, and an eighth of the rest."""
-    return EXECUTOR_OVERHEAD_MIN_MIB + (executor_mib - EXECUTOR_MIN_MIB) // 8
+    """Return how much of an executor's container is not heap: 228 MiB, and 1/6 of what is beyond 688."""
+    return EXECUTOR_OVERHEAD_MIN_MIB + (executor_mib - EXECUTOR_MIN_MIB) // _OVERHEAD_SHARE
 
 
 def executors_in_worst_case(yarn_mib: Iterable[int], executor_mib: int, masters: int) -> int:
@@ -74,21 +77,21 @@ def choose(workers: Sequence[Worker], masters: int) -> Choice:
     nodes differ. Ties go to the larger size. Count 0 means that `masters` sessions cannot each have one.
     """
     memories = [w.yarn_mib for w in workers]
-    sizes = _candidates(memories, masters)
-    ranked = sorted(((_worth(s, sum(m // s for m in memories), workers), s) for s in sizes), reverse=True)
+    slots = {size: sum(memory // size for memory in memories) for size in _candidates(memories, masters)}
+    ranked = sorted(((_worth(size, n, n, workers), size) for size, n in slots.items()), reverse=True)
     best, best_worth = Choice(EXECUTOR_MIN_MIB, 0), -1.0
     for without_masters, executor_mib in ranked:
         if without_masters < best_worth:
             break
         count = executors_in_worst_case(memories, executor_mib, masters)
-        worth = _worth(executor_mib, count, workers)
+        worth = _worth(executor_mib, count, slots[executor_mib], workers)
         if count >= masters and (worth, executor_mib) > (best_worth, best.memory_mib):
             best, best_worth = Choice(executor_mib, count), worth
     return best
 
 
 def cores_of(executor_mib: int, workers: Iterable[Worker]) -> int:
-    """Return the cores of every executor: those that keep most cores busy; a task too many counts half."""
+    """Return the cores of every executor: those that keep most cores busy."""
     return _cores_and_busy(executor_mib, workers)[0]
 
 
@@ -127,16 +130,19 @@ def _cores_and_busy(executor_mib: int, workers: Iterable[Worker]) -> tuple[int, 
     options = {1} | {min(at_most, c) for have, n in holding for c in (have // n, -(-have // n)) if c}
 
     def busy(cores: int) -> float:
+        # A task too many on a core counts a quarter of an idle core: tasks often wait for disk and network.
+        # An executor needs a core even where executors outnumber cores: no choice of cores avoids that.
         return sum(
-            (min(have, n * cores) - max(0, n * cores - have) / 2) * nodes
+            (min(have, n * cores) - max(0, n * cores - max(have, n)) / 4) * nodes
             for (have, n), nodes in holding.items()
         )
 
     return max(((cores, busy(cores)) for cores in sorted(options)), key=lambda option: option[1])
 
 
-def _worth(executor_mib: int, count: int, workers: Iterable[Worker]) -> float:
-    return _for_tasks(executor_mib) * count * _cores_and_busy(executor_mib, workers)[1]
+def _worth(executor_mib: int, count: int, slots: int, workers: Iterable[Worker]) -> float:
+    busy = _cores_and_busy(executor_mib, workers)[1] * count / slots
+    return _for_tasks(executor_mib) * count * busy
 
 
 def _candidates(memories: Iterable[int], masters: int) -> set[int]:

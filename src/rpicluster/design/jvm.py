@@ -25,6 +25,13 @@ _DAEMON = (
     "-XX:MaxMetaspaceSize=96m",
     "-XX:ReservedCodeCacheSize=24m",
 )
+# Smaller survivor spaces: Spark does not count one of them as memory, and refuses a heap below 450 MiB.
+_SERIAL = ("-XX:+UseSerialGC", "-XX:SurvivorRatio=16")
+_PARALLEL = ("-XX:+UseParallelGC",)
+_PARALLEL_FROM_MIB = 1024
+# The second compiler took 41 MiB more of an executor (measured); from here on its overhead has them.
+_SECOND_COMPILER_FROM_MIB = 680
+_DIRECT_MIN_MIB = 208  # Spark's executors refuse less than `spark.network.maxRemoteBlockSizeFetchToMem`, 200m
 
 
 def daemon_flags(name: str, heap_mib: int) -> tuple[str, ...]:
@@ -46,15 +53,19 @@ def am_flags() -> tuple[str, ...]:
 
 
 def executor_flags(heap_mib: int, cores: int) -> tuple[str, ...]:
-    """Return `spark.executor.extraJavaOptions`; Spark wants the heap as `spark.executor.memory`."""
-    collector = "-XX:+UseSerialGC" if cores == 1 or heap_mib < 1024 else "-XX:+UseParallelGC"
+    """Return `spark.executor.extraJavaOptions`; Spark wants the heap as `spark.executor.memory`.
+
+    They keep what is beside the heap inside `rpicluster.design.executors.overhead_of`.
+    """
+    small = heap_mib < _SECOND_COMPILER_FROM_MIB
     return (
-        collector,
+        *(_PARALLEL if cores > 1 and heap_mib >= _PARALLEL_FROM_MIB else _SERIAL),
+        *(_FIRST_COMPILER if small else ()),
         "-Xss512k",
         "-XX:-UsePerfData",
-        "-XX:MaxMetaspaceSize=192m",
-        "-XX:ReservedCodeCacheSize=96m",
-        f"-XX:MaxDirectMemorySize={max(208, heap_mib // 8)}m",  # Spark refuses less than 200m
+        f"-XX:MaxMetaspaceSize={160 if small else 256}m",
+        f"-XX:ReservedCodeCacheSize={48 if small else 96}m",
+        f"-XX:MaxDirectMemorySize={max(_DIRECT_MIN_MIB, heap_mib // 8)}m",
     )
 
 

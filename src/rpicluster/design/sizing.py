@@ -261,7 +261,7 @@ def _drivers_by_default(manager: _Node) -> int:
 
 def _mostly_executors(choice: Choice, workers: Sequence[Worker]) -> bool:
     # A further session must not make its application master displace what it came to use.
-    return 3 * choice.count * choice.memory_mib >= 2 * sum(worker.yarn_mib for worker in workers)
+    return 4 * choice.count * choice.memory_mib >= 3 * sum(worker.yarn_mib for worker in workers)
 
 
 def _too_many_sessions(cluster: _Cluster, sessions: int) -> SizingRefused:
