@@ -169,6 +169,27 @@ def test_a_unit_that_dies_is_started_again(make_cluster):
     )
 
 
+def test_the_next_life_of_a_unit_starts_alone(make_cluster):
+    cluster = make_cluster(worker=["child"], nodemanager=["run"])
+    cluster.up()
+    until(lambda: len(cluster.unit_pids("worker")) == 2)
+    before = cluster.unit_pids("worker")
+    # As YARN starts a container: a session of its own, an environment that does not know the unit.
+    directories = f"{cluster.placement.nodes['n0'].paths.data}/nodemanager/containers/usercache"
+    code = "import os, time; os.setsid(); time.sleep(600)"
+    clean = {"CONTAINER_ID": "container_1_0001_01_000002", "LOCAL_DIRS": directories}
+    container = subprocess.Popen([sys.executable, "-c", code], env=clean)
+    neighbour = subprocess.Popen([sys.executable, "-c", code], env={**clean, "LOCAL_DIRS": "/elsewhere"})
+    os.kill(cluster.status("worker").pid, signal.SIGKILL)
+    os.kill(cluster.status("nodemanager").pid, signal.SIGKILL)
+    assert container.wait(timeout=20) == -signal.SIGKILL
+    until(lambda: len(set(cluster.unit_pids("worker")) - set(before)) == 2)
+    assert not set(cluster.unit_pids("worker")) & set(before)
+    assert neighbour.poll() is None
+    neighbour.kill()
+    neighbour.wait()
+
+
 def test_a_unit_that_dies_at_once_is_tried_with_growing_pauses_and_called_failed(make_cluster):
     cluster = make_cluster(worker=["die"])
     cluster.up()

@@ -37,6 +37,8 @@ def cluster_lock(directory: Path, *, cluster: str, command: str, wait_s: float =
         yield
     finally:
         os.ftruncate(descriptor, 0)
+        # Closing alone is late: a child just forked still shares the file until its exec has gone through.
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
         os.close(descriptor)
 
 

@@ -226,7 +226,7 @@ class Supervisor:
         """
         if process.unit is not None and process.unit.startswith(f"{self._cluster_id}/"):
             return process.unit
-        data = f"{self._state.alias}/state/data/"
+        data = self._data("")
         given = process.environment.get("LOCAL_DIRS", "") if "CONTAINER_ID" in process.environment else ""
         scripts = [word for word in process.argv if word.endswith(("_executor.sh", "launch_container.sh"))]
         for path in (given, *scripts):
@@ -235,6 +235,9 @@ class Supervisor:
         return None
 
     # -- what is known of units ------------------------------------------------------------------------
+
+    def _data(self, node: str) -> str:
+        return f"{self._state.alias}/state/data/{node}/".replace("//", "/")
 
     def _known(self) -> dict[str, dict[str, Any]]:
         return {path.stem: json.loads(path.read_text()) for path in sorted(self._units.glob("*.json"))}
@@ -248,6 +251,7 @@ class Supervisor:
             "after": list(unit.after),
             "stop_timeout_s": unit.stop_timeout_s,
             "argv": list(unit.argv),
+            "containers": self._data(unit.node) if unit.name == "nodemanager" else "",
             "directory": unit.directory,
             "environment": {
                 **_ambient(),

@@ -141,6 +141,7 @@ class Supervisord:
             return False
         try:
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
         except BlockingIOError:
             return True
         finally:
