@@ -145,12 +145,13 @@ def _network(inputs: Inputs) -> Iterator[Setting]:
         "What pages and logs show as asterisks.",
     )
     yield setting("spark.eventLog.enabled", False, "Nobody reads it here, and it would fill the disk.")
-    # Requests that come through the manager itself, as the CLI's do: its own address, or on loopback 127.0.0.1.
+    # Requests that come through the manager, as the CLI's do: from its own address, on loopback 127.0.0.1.
     own = LOOPBACK if address.startswith("127.") else address
     yield setting(
         "spark.hadoop.yarn.web-proxy.address",
         f"{own}:{inputs.node(inputs.manager).ports['rm_http']}",
-        "Whose requests the session's page answers itself; it sends others to the ResourceManager. By default that "
+        "Whose requests the session's page answers itself; it sends others to the ResourceManager. By "
+        "default that "
         "is whatever the manager's host name resolves to, on Debian 127.0.1.1, from which nobody ever comes.",
     )
 
