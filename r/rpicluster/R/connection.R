@@ -40,14 +40,15 @@ live <- function(con) {
 # Run a statement of our own for its effect, beside any open result of the user.
 run <- function(con, sql) {
   bridge <- live(con)
-  bridge$clear(bridge$execute(sql))
+  result <- bridge$execute(as.character(sql))
+  bridge$clear(result)
   invisible()
 }
 
 # Run a query of our own and take all its rows, beside any open result of the user.
 ask <- function(con, sql) {
   bridge <- live(con)
-  result <- bridge$execute(sql)
+  result <- bridge$execute(as.character(sql))
   on.exit(bridge$clear(result))
   columns_to_frame(bridge$fetch(result, -1L), con@state$options)
 }
@@ -130,7 +131,8 @@ setMethod("dbUnquoteIdentifier", c("RpiConnection", "SQL"), function(conn, x, ..
 
 # The parts of `catalog`.`schema`.`table`, with or without quotes.
 split_name <- function(text) {
-  part <- "`(?:[^`]|``)*`|[^.`]+"
+  text <- as.character(text)
+  part <- "`(?:[^`]|``)*`|[\\p{L}\\p{N}_]+"
   if (!grepl(sprintf("^(?:%s)(?:\\.(?:%s))*$", part, part), text, perl = TRUE)) {
     abort_usage(sprintf("%s is not a table name", text), "quote each part with `backticks`")
   }

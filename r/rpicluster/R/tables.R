@@ -1,4 +1,5 @@
 # Tables are Iceberg tables of the cluster; what DBI calls a temporary table is a temporary view of this connection.
+# DBI has methods of its own for names that are strings, so each of ours is set for "character" as well as for "ANY".
 
 table_name <- function(conn, name) {
   if (is(name, "Id") || is(name, "SQL")) {
@@ -39,9 +40,7 @@ check_field_types <- function(field.types, columns) {
 #' @export
 setMethod("dbListTables", "RpiConnection", function(conn, ...) live(conn)$tables())
 
-#' @rdname rpicluster-dbi
-#' @export
-setMethod("dbExistsTable", c("RpiConnection", "ANY"), function(conn, name, ...) {
+exists_table <- function(conn, name, ...) {
   live(conn)
   parts <- split_name(table_name(conn, name))
   if (length(parts) == 1) {
@@ -54,14 +53,28 @@ setMethod("dbExistsTable", c("RpiConnection", "ANY"), function(conn, name, ...) 
       if (grepl("NOT_FOUND", conditionMessage(e))) FALSE else stop(e)
     }
   )
-})
+}
 
 #' @rdname rpicluster-dbi
 #' @export
-setMethod("dbListFields", c("RpiConnection", "ANY"), function(conn, name, ...) {
+setMethod("dbExistsTable", c("RpiConnection", "ANY"), exists_table)
+
+#' @rdname rpicluster-dbi
+#' @export
+setMethod("dbExistsTable", c("RpiConnection", "character"), exists_table)
+
+list_fields <- function(conn, name, ...) {
   live(conn)
   names(ask(conn, sprintf("SELECT * FROM %s WHERE 1 = 0", table_name(conn, name))))
-})
+}
+
+#' @rdname rpicluster-dbi
+#' @export
+setMethod("dbListFields", c("RpiConnection", "ANY"), list_fields)
+
+#' @rdname rpicluster-dbi
+#' @export
+setMethod("dbListFields", c("RpiConnection", "character"), list_fields)
 
 #' @rdname rpicluster-dbi
 #' @export
@@ -82,9 +95,7 @@ setMethod("dbListObjects", c("RpiConnection", "ANY"), function(conn, prefix = NU
   frame[c("table", "is_prefix")]
 })
 
-#' @rdname rpicluster-dbi
-#' @export
-setMethod("dbReadTable", c("RpiConnection", "ANY"), function(conn, name, ..., row.names = FALSE, check.names = TRUE) {
+read_table <- function(conn, name, ..., row.names = FALSE, check.names = TRUE) {
   row.names <- check_row_names(row.names)
   check_flag(check.names, "check.names")
   frame <- dbGetQuery(conn, paste("SELECT * FROM", table_name(conn, name)))
@@ -97,7 +108,15 @@ setMethod("dbReadTable", c("RpiConnection", "ANY"), function(conn, name, ..., ro
   frame <- sqlColumnToRownames(frame, row.names)
   if (check.names) names(frame) <- make.names(names(frame), unique = TRUE)
   frame
-})
+}
+
+#' @rdname rpicluster-dbi
+#' @export
+setMethod("dbReadTable", c("RpiConnection", "ANY"), read_table)
+
+#' @rdname rpicluster-dbi
+#' @export
+setMethod("dbReadTable", c("RpiConnection", "character"), read_table)
 
 #' @rdname rpicluster-dbi
 #' @export
@@ -124,11 +143,9 @@ no_temporary_tables <- function() {
   )
 }
 
-#' @rdname rpicluster-dbi
-#' @export
-setMethod("dbWriteTable", c("RpiConnection", "ANY"), function(conn, name, value, ..., row.names = FALSE,
-                                                             overwrite = FALSE, append = FALSE,
-                                                             field.types = NULL, temporary = FALSE) {
+write_table <- function(conn, name, value, ..., row.names = FALSE,
+                        overwrite = FALSE, append = FALSE,
+                        field.types = NULL, temporary = FALSE) {
   live(conn)
   check_flag(overwrite, "overwrite")
   check_flag(append, "append")
@@ -151,7 +168,15 @@ setMethod("dbWriteTable", c("RpiConnection", "ANY"), function(conn, name, value,
     upload(conn, name, table, value, mode, field.types)
   }
   invisible(TRUE)
-})
+}
+
+#' @rdname rpicluster-dbi
+#' @export
+setMethod("dbWriteTable", c("RpiConnection", "ANY"), write_table)
+
+#' @rdname rpicluster-dbi
+#' @export
+setMethod("dbWriteTable", c("RpiConnection", "character"), write_table)
 
 #' @rdname rpicluster-dbi
 #' @export
@@ -193,10 +218,8 @@ upload_view <- function(conn, table, value, types) {
                     paste(columns, collapse = ", "), dbQuoteIdentifier(conn, source)))
 }
 
-#' @rdname rpicluster-dbi
-#' @export
-setMethod("dbRemoveTable", c("RpiConnection", "ANY"), function(conn, name, ..., temporary = FALSE,
-                                                              fail_if_missing = TRUE) {
+remove_table <- function(conn, name, ..., temporary = FALSE,
+                         fail_if_missing = TRUE) {
   check_flag(temporary, "temporary")
   check_flag(fail_if_missing, "fail_if_missing")
   live(conn)
@@ -204,7 +227,15 @@ setMethod("dbRemoveTable", c("RpiConnection", "ANY"), function(conn, name, ..., 
   what <- if (temporary || is_view(conn, table)) "VIEW" else "TABLE"
   run(conn, paste("DROP", what, if (!fail_if_missing) "IF EXISTS", table))
   invisible(TRUE)
-})
+}
+
+#' @rdname rpicluster-dbi
+#' @export
+setMethod("dbRemoveTable", c("RpiConnection", "ANY"), remove_table)
+
+#' @rdname rpicluster-dbi
+#' @export
+setMethod("dbRemoveTable", c("RpiConnection", "character"), remove_table)
 
 # A temporary view hides a table of the same name, so the view is what the name means.
 is_view <- function(conn, table) {

@@ -1,0 +1,4 @@
+library(testthat)
+library(rpicluster)
+
+test_check("rpicluster")

@@ -1,0 +1,81 @@
+# Run DBItest against a real connection and count every test, skipped ones included.
+#
+#   Rscript dbitest.R SKIPS.tsv RESULT.tsv      (RPICLUSTER_CONNECTION names the connection.json)
+#
+# SKIPS.tsv: test <tab> limit <tab> reproduced by. Tests that it names are not run and count as skipped.
+# RESULT.tsv: group <tab> test <tab> passed|failed|skipped <tab> message.
+
+arguments <- commandArgs(trailingOnly = TRUE)
+skips_file <- arguments[[1]]
+result_file <- arguments[[2]]
+suppressPackageStartupMessages({
+  library(DBItest)
+  library(testthat)
+})
+
+skips <- utils::read.delim(skips_file, quote = "", comment.char = "#", stringsAsFactors = FALSE)
+
+tweaks <- DBItest::tweaks(
+  constructor_name = "rpi",
+  constructor_relax_args = TRUE,
+  # Spark has ? and :name.
+  placeholder_pattern = c("?", ":name"),
+  # hms and difftime go up as seconds; Spark 4.1 has no TIME type in tables.
+  time_typed = FALSE,
+  temporary_tables = FALSE,
+  strict_identifier = FALSE,
+  union = function(x) paste(x, collapse = " UNION ALL "),
+  date_cast = function(x) paste0("DATE '", x, "'"),
+  time_cast = function(x) paste0("'", x, "'"),
+  timestamp_cast = function(x) paste0("TIMESTAMP '", x, "'"),
+  blob_cast = function(x) paste0("CAST(", x, " AS BINARY)"),
+  is_null_check = function(x) paste0("(", x, " IS NULL)"),
+  create_table_as = function(table_name, query) paste0("CREATE TABLE ", table_name, " AS ", query),
+  dbitest_version = "1.7.2"
+)
+
+context <- DBItest::make_context(
+  rpicluster::rpi(), list(), tweaks = tweaks, name = "rpicluster",
+  default_skip = character()
+)
+
+groups <- c("getting_started", "driver", "connection", "result", "sql", "meta", "compliance")
+rows <- list()
+collector <- R6::R6Class("Collector",
+  inherit = testthat::Reporter,
+  public = list(
+    add_result = function(context, test, result) {
+      state <- if (inherits(result, "expectation_skip")) {
+        "skipped"
+      } else if (inherits(result, c("expectation_success", "expectation_warning"))) {
+        "passed"
+      } else {
+        "failed"
+      }
+      rows[[length(rows) + 1]] <<- data.frame(
+        group = group, test = test, state = state,
+        message = substr(gsub("[\t\r\n]+", " / ", conditionMessage(result)), 1, 400)
+      )
+    }
+  )
+)
+
+pattern_of <- function(names) if (length(names)) paste0("^(", paste(names, collapse = "|"), ")$") else character()
+for (group in groups) {
+  run <- get(paste0("test_", group), asNamespace("DBItest"))
+  testthat::with_reporter(collector$new(), run(skip = pattern_of(skips$test), ctx = context))
+}
+
+# A test with several expectations is one test: failed if any failed, skipped if any said skip, else passed.
+all <- do.call(rbind, rows)
+worst <- function(states) if ("failed" %in% states) "failed" else if ("skipped" %in% states) "skipped" else "passed"
+key <- paste(all$group, all$test)
+summary <- do.call(rbind, lapply(split(all, factor(key, unique(key))), function(one) {
+  state <- worst(one$state)
+  data.frame(group = one$group[[1]], test = one$test[[1]], state = state,
+             message = if (state == "passed") "" else one$message[one$state == state][[1]])
+}))
+utils::write.table(summary, result_file, sep = "\t", quote = FALSE, row.names = FALSE)
+counts <- table(factor(summary$state, c("passed", "failed", "skipped")))
+cat(sprintf("DBItest: %d of %d passed (%.1f %%), %d failed, %d skipped\n", counts[["passed"]], nrow(summary),
+            100 * counts[["passed"]] / nrow(summary), counts[["failed"]], counts[["skipped"]]))
