@@ -83,6 +83,11 @@ def hdfs_site(inputs: Inputs, name: str) -> Iterator[Setting]:
 
 def _client(inputs: Inputs) -> Iterator[Setting]:
     few = len(inputs.workers) < _MANY_DATANODES
+    yield setting(
+        "dfs.checksum.type",
+        "CRC32",
+        "zlib computes it at C speed, so that `put` and `get` can compare whole files from Python.",
+    )
     manager = inputs.manager
     yield setting(
         "dfs.namenode.rpc-address", inputs.at(manager, "namenode_rpc"), "Listens on the node's address only."

@@ -242,11 +242,16 @@ def _sessions_and_executors(cluster: _Cluster) -> tuple[int, Choice]:
     asked = cluster.sessions_asked
     for sessions in [asked] if asked else range(_drivers_by_default(cluster.manager), 0, -1):
         workers = cluster.containers(sessions)
+        if not _each_has_an_executor([worker.yarn_mib for worker in workers], sessions):
+            continue
         choice = executors.choose(workers, sessions)
-        wanted = asked or sessions == 1 or cluster.manager.works
-        if choice.count >= sessions and (wanted or _mostly_executors(choice, workers)):
+        if asked or sessions == 1 or cluster.manager.works or _mostly_executors(choice, workers):
             return sessions, choice
     raise _too_many_sessions(cluster, asked or 1)
+
+
+def _each_has_an_executor(yarn_mib: Sequence[int], sessions: int) -> bool:
+    return executors.executors_in_worst_case(yarn_mib, EXECUTOR_MIN_MIB, sessions) >= sessions
 
 
 def _drivers_by_default(manager: _Node) -> int:
@@ -269,11 +274,14 @@ def _too_many_sessions(cluster: _Cluster, sessions: int) -> SizingRefused:
     others = [cluster.yarn_mib(n, sessions) for n in cluster.workers if n is not node]
 
     def enough(memory_mib: int) -> bool:
-        memories = [*others, cluster.yarn_mib(node, sessions, memory_mib)]
-        return executors.executors_in_worst_case(memories, EXECUTOR_MIN_MIB, sessions) >= sessions
+        return _each_has_an_executor([*others, cluster.yarn_mib(node, sessions, memory_mib)], sessions)
 
     short = shortfall(enough, node.memory_mib)
-    fewer = (k for k in range(sessions - 1, 1, -1) if executors.choose(cluster.containers(k), k).count >= k)
+    fewer = (
+        k
+        for k in range(sessions - 1, 1, -1)
+        if _each_has_an_executor([cluster.yarn_mib(n, k) for n in cluster.workers], k)
+    )
     have = sum(cluster.yarn_mib(n, sessions) for n in cluster.workers)
     return SizingRefused(
         f"{sessions} sessions need an application master of {AM_MIB} MiB and an executor of "

@@ -1,4 +1,4 @@
-"""Units: the long-running processes of a node, as data. The edge makes supervisor programs or systemd units of them."""
+"""Units: the long-running processes of a node, as data, and all files that stand on it."""
 
 import hashlib
 import json
@@ -33,7 +33,10 @@ class RenderedFile:
 
 @dataclass(frozen=True)
 class Rendered:
-    """Everything that will stand on every node: `files[node][path]`, path relative to the node's conf directory."""
+    """Everything that will stand on every node.
+
+    `files[node][path]` has paths relative to the node's conf directory.
+    """
 
     files: dict[str, dict[str, RenderedFile]]
     units: tuple[Unit, ...]
@@ -41,7 +44,7 @@ class Rendered:
 
 
 def unit_hash(unit: Unit, files: dict[str, RenderedFile]) -> str:
-    """Return the SHA-256 that changes exactly when `unit` must be restarted: its own fields and all it reads."""
+    """Return the SHA-256 of a unit's own fields and of all it reads: it must restart when that changes."""
     parts = [
         json.dumps(
             [unit.name, unit.node, unit.argv, unit.environment, unit.directory, unit.stop_timeout_s],

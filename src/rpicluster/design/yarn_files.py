@@ -217,6 +217,11 @@ def _nodemanager(inputs: Inputs, name: str) -> Iterator[Setting]:
         "yarn.nodemanager.pmem-check-enabled", True, "A container that outgrows its memory is killed by name."
     )
     yield setting(
+        "yarn.nodemanager.resource.memory.enforced",
+        False,
+        "The default leaves it to cgroups, which are not used: then nobody was killed (measured).",
+    )
+    yield setting(
         "yarn.nodemanager.vmem-check-enabled", False, "JVMs reserve far more address space than they use."
     )
     yield setting(
