@@ -372,7 +372,7 @@ replacement_sql <- function(replacement, shift = 0L) {
 
 negated <- function(test, negate) if (isTRUE(negate)) spark("NOT({test})", test = test) else test
 
-matches <- function(string, pattern, ignore_case = FALSE) {
+string_matches <- function(string, pattern, ignore_case = FALSE) {
   if (is_fixed(pattern)) {
     return(spark("CONTAINS({string}, {pattern})", string = string, pattern = pattern$text))
   }
@@ -421,9 +421,9 @@ scalar_patterns <- function() {
     regex = function(pattern, ignore_case = FALSE, ...) if (ignore_case) regex_sql(pattern, "(?i)") else pattern,
     # grepl() says FALSE for NA, str_detect() says NA.
     grepl = function(pattern, x, ignore.case = FALSE, fixed = FALSE, ...) {
-      spark("COALESCE({test}, FALSE)", test = matches(x, base_pattern(pattern, fixed, ignore.case)))
+      spark("COALESCE({test}, FALSE)", test = string_matches(x, base_pattern(pattern, fixed, ignore.case)))
     },
-    str_detect = function(string, pattern, negate = FALSE) negated(matches(string, pattern), negate),
+    str_detect = function(string, pattern, negate = FALSE) negated(string_matches(string, pattern), negate),
     str_starts = function(string, pattern, negate = FALSE) {
       if (is_fixed(pattern)) return(negated(spark("STARTSWITH({s}, {p})", s = string, p = pattern$text), negate))
       negated(spark("({s} RLIKE {p})", s = string, p = regex_sql(pattern, "^(?:", ")")), negate)
@@ -546,11 +546,11 @@ rpi_aggregate <- function(parent) {
   )
 }
 
-paste_sql <- function(parts, sep, collapse) {
+paste_sql <- function(parts, sep, collapse, flatten_with = flatten) {
   joined <- dbplyr::sql(sprintf(
     "CONCAT_WS(%s)", paste(c(value_sql(sep), vapply(parts, value_sql, "")), collapse = ", ")
   ))
-  if (is.null(collapse)) joined else flatten(joined, collapse)
+  if (is.null(collapse)) joined else flatten_with(joined, collapse)
 }
 
 over_group <- function(expression) dbplyr::win_over(expression, partition = dbplyr::win_current_group())
@@ -618,11 +618,15 @@ rpi_window <- function(parent) {
     nth = function(x, n, order_by = NULL, ...) {
       over_ordered_group(spark("NTH_VALUE({x}, {n})", x = x, n = whole(n)), order_by)
     },
-    str_flatten = function(string, collapse = "", ...) {
-      set <- over_group(spark("COLLECT_LIST({x})", x = string))
-      spark("ARRAY_JOIN({set}, {collapse})", set = set, collapse = collapse)
-    }
+    str_flatten = function(string, collapse = "", ...) flatten_over(string, collapse),
+    paste = function(..., sep = " ", collapse = NULL) paste_sql(list(...), sep, collapse, flatten_over),
+    paste0 = function(..., collapse = NULL) paste_sql(list(...), "", collapse, flatten_over)
   )
+}
+
+flatten_over <- function(x, collapse) {
+  rows <- over_group(spark("COLLECT_LIST({x})", x = x))
+  spark("ARRAY_JOIN({rows}, {collapse})", rows = rows, collapse = collapse)
 }
 
 #' @exportS3Method dbplyr::sql_random
