@@ -47,12 +47,12 @@ def counting_query(change: Change, mark: str) -> str:
     A DELETE of whole files commits a snapshot without the mark, so no marked snapshot means unknown,
     but for INSERT, which then had no rows.
     """
+    merged = " + ".join(_number(f"spark.merge-into.num-target-rows-{what}") for what in _MERGED)
     count = {
         "insert": f"coalesce(sum({_number('added-records')}), 0)",
         "delete": f"sum({_number('deleted-records')} - {_number('added-records')})",
-        "merge": "sum("
-        + " + ".join(_number(f"spark.merge-into.num-target-rows-{what}") for what in _MERGED)
-        + ")",
+        # A MERGE that only inserts is an append, and says so.
+        "merge": f"sum(if(operation = 'append', {_number('added-records')}, {merged}))",
     }[change.kind]
     return f"SELECT {count} FROM {change.table}.snapshots WHERE summary['{_PROPERTY}'] = '{mark}'"
 

@@ -13,7 +13,7 @@ row, 0 for NULL; None if no row is NULL). What `data` holds, by type:
 | binary | n + 1 int64 offsets, then the bytes of all rows |
 | void | nothing |
 | array, map, struct, variant | JSON texts, as strings |
-| intervals, time | texts, as strings |
+| intervals of days, time | texts, as strings |
 
 Under a NULL stand zeroes or an empty string. A NUL inside a string stays where it is: the reader
 notices that there are more strings than rows.
@@ -28,13 +28,14 @@ import struct
 from typing import Any
 
 from rpicluster.errors import UsageError
-from rpicluster.services.connect.types import Field
+from rpicluster.services.connect.types import Field, refuse_unreadable
 
 _TEXT_LIMIT = 2**31 - 1
 
 
 def raw_columns(table: Any, fields: tuple[Field, ...]) -> list[dict[str, Any]]:
     """Return the columns of a pyarrow.Table, whose Spark types `fields` names, as raw buffers."""
+    refuse_unreadable(fields)
     return [raw_column(field, column) for field, column in zip(fields, table.columns, strict=True)]
 
 
@@ -152,15 +153,6 @@ def _decimal_texts(array: Any) -> Any:
 
 
 def _values(array: Any) -> list[Any]:
-    import pyarrow as pa
-
-    if str(array.type) == "month_interval":
-        # pyarrow cannot show it; it is a number of months in 32 bits.
-        months = pa.Array.from_buffers(pa.int32(), len(array), array.buffers(), offset=array.offset)
-        return [
-            None if n is None else f"{abs(n) // 12 * (1 if n >= 0 else -1)}-{abs(n) % 12}"
-            for n in months.to_pylist()
-        ]
     try:
         return list(array.to_pylist())
     except (ValueError, OverflowError) as error:

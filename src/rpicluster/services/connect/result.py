@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from rpicluster.errors import SqlError, UsageError
-from rpicluster.services.connect.types import Field, fields_of, type_of_arrow
+from rpicluster.services.connect.types import Field, fields_of, refuse_unreadable, type_of_arrow
 
 
 class SqlResult:
@@ -63,6 +63,7 @@ class SqlResult:
     def _python_rows(self, batch: Any) -> Iterable[tuple[Any, ...]]:
         if not batch.num_columns:
             return [()] * batch.num_rows
+        refuse_unreadable(self.schema)
         columns = []
         for field, column in zip(self.schema, batch.columns, strict=True):
             try:

@@ -11,7 +11,7 @@ from rpicluster.services.connect.affected import MARK, Change, changed_table, co
 from rpicluster.services.connect.door import Door, new_id
 from rpicluster.services.connect.execution import INTERRUPT_S, Execution, SqlProgress
 from rpicluster.services.connect.literals import literal
-from rpicluster.services.connect.quoting import quote_qualified
+from rpicluster.services.connect.quoting import quote_identifier, quote_qualified
 from rpicluster.services.connect.result import SqlResult, of_command, of_relation
 from rpicluster.services.connect.types import Field, fields_of
 
@@ -149,7 +149,7 @@ class ConnectSession:
             )
         messages = self._door.messages
         view = messages.CreateDataFrameViewCommand(
-            name=name,
+            name=quote_identifier(name),
             replace=True,
             input=self._relation(local_relation=messages.LocalRelation(data=data.to_pybytes())),
         )

@@ -88,6 +88,16 @@ def _interval(value: Any, units: tuple[str, ...]) -> str:
     return f"interval {units[start]}" + ("" if start == end else f" to {units[end]}")
 
 
+def refuse_unreadable(fields: tuple[Field, ...]) -> None:
+    """Raise UsageError for columns of a type that pyarrow cannot read: intervals of years and months."""
+    for field in fields:
+        if "interval year" in field.type or "interval month" in field.type:
+            raise UsageError(
+                f"column {field.name!r} of type {field.type} cannot be read here",
+                hint=f"cast it in the statement: cast({field.name} as string)",
+            )
+
+
 def type_of_arrow(arrow_type: Any) -> str:  # noqa: PLR0911  one line a type
     """Return Spark's name of the type that holds an Arrow type's values without loss.
 
