@@ -119,7 +119,7 @@ print("iceberg", s.table("rpi.default.t").count(), s.table("rpi.default.t.snapsh
 v = VectorAssembler(inputCols=["id"], outputCol="features").transform(df)
 print("slope", round(LinearRegression(labelCol="y").fit(v).coefficients[0], 6))
 print("centres", len(KMeans(k=3, seed=1).fit(v).clusterCenters()))
-print("udf", df.select(F.udf(lambda x: x + 1, "long")("id").alias("n")).agg(F.sum("n")).first().n)
+print("udf", df.select(F.udf(lambda x: x + 1, "long")("id").alias("n")).agg(F.sum("n").alias("n")).first().n)
 stream = (s.readStream.schema(df.schema).parquet(f"{d}/parquet").groupBy("k").count()
           .writeStream.format("memory").queryName("out").outputMode("complete")
           .option("checkpointLocation", f"{d}/checkpoint").trigger(availableNow=True).start())
