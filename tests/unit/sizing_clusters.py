@@ -66,12 +66,16 @@ def build(
 
 
 def grown(facts: ClusterFacts, name: str, more_mib: int) -> ClusterFacts:
-    """Return facts in which one node, or the shared machine, has more RAM."""
+    """Return facts in which one node has more RAM."""
+    node = facts.nodes[name]
+    more = node.model_copy(update={"memory_mib": node.memory_mib + more_mib})
+    return facts.model_copy(update={"nodes": {**facts.nodes, name: more}})
+
+
+def on_larger_machine(facts: ClusterFacts, more_mib: int) -> ClusterFacts:
+    """Return facts in which the machine that virtual nodes share has more RAM."""
     host = facts.host and HostFacts(memory_mib=facts.host.memory_mib + more_mib, cores=facts.host.cores)
-    nodes = dict(facts.nodes)
-    if name in nodes:
-        nodes[name] = nodes[name].model_copy(update={"memory_mib": nodes[name].memory_mib + more_mib})
-    return ClusterFacts(nodes=nodes, host=host)
+    return facts.model_copy(update={"host": host})
 
 
 def granted_mib(asked: ContainerSize, sizes: Sizes) -> int:

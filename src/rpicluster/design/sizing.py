@@ -298,7 +298,7 @@ def _node_sizes(cluster: _Cluster, node: _Node, sessions: int) -> NodeSizes:
     drivers = sessions if node.manages else 0
     yarn = cluster.yarn_mib(node, sessions)
     left = parts.room_mib - drivers * DRIVER.memory_mib
-    reason = f"{left} MiB are left, rounded down to a multiple of {executors.MIN_ALLOCATION_MIB}"
+    reason = f"{left} MiB are left, rounded down to whole {executors.MIN_ALLOCATION_MIB} MiB"
     if left - yarn >= executors.MIN_ALLOCATION_MIB:
         reason = f"{left} MiB are left, and {left - yarn} of them are saved for session {sessions + 1}"
     return NodeSizes(
