@@ -31,7 +31,21 @@ _PARALLEL = ("-XX:+UseParallelGC",)
 _PARALLEL_FROM_MIB = 1024
 # The second compiler took 41 MiB more of an executor (measured); from here on its overhead has them.
 _SECOND_COMPILER_FROM_MIB = 680
-_DIRECT_MIN_MIB = 208  # Spark's executors refuse less than `spark.network.maxRemoteBlockSizeFetchToMem`, 200m
+_DIRECT_MIN_MIB = 48
+
+# (setting, value, reason): the flags of executors hold only with these.
+EXECUTOR_SETTINGS: tuple[tuple[str, str, str], ...] = (
+    (
+        "spark.network.maxRemoteBlockSizeFetchToMem",
+        "32m",
+        "Larger blocks go to disk. Executors do not start with less direct memory than this; default 200m.",
+    ),
+    (
+        "spark.reducer.maxSizeInFlight",
+        "12m",
+        "Blocks on their way to one task, in memory beside the heap; 48m by default.",
+    ),
+)
 
 
 def daemon_flags(name: str, heap_mib: int) -> tuple[str, ...]:
@@ -65,7 +79,7 @@ def executor_flags(heap_mib: int, cores: int) -> tuple[str, ...]:
         "-XX:-UsePerfData",
         f"-XX:MaxMetaspaceSize={160 if small else 256}m",
         f"-XX:ReservedCodeCacheSize={48 if small else 96}m",
-        f"-XX:MaxDirectMemorySize={max(_DIRECT_MIN_MIB, heap_mib // 8)}m",
+        f"-XX:MaxDirectMemorySize={max(_DIRECT_MIN_MIB, heap_mib // 16 + 12 * cores)}m",
     )
 
 

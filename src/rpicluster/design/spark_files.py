@@ -166,6 +166,8 @@ def _executors(inputs: Inputs) -> Iterator[Setting]:
         "Beside the heap: threads, code, buffers.",
     )
     yield setting("spark.executor.cores", executor.cores, "Tasks at a time.")
+    for key, value, reason in jvm.EXECUTOR_SETTINGS:
+        yield setting(key, value, reason)
     flags = (*jvm.executor_flags(executor.heap_mib, executor.cores), _IPV4)
     yield setting("spark.executor.extraJavaOptions", " ".join(flags), "See docs/explanation/sizing.md.")
     yield setting("spark.dynamicAllocation.enabled", True, "Executors come with work and go without.")
