@@ -39,7 +39,7 @@ context <- DBItest::make_context(
   default_skip = character()
 )
 
-groups <- c("getting_started", "driver", "connection", "result", "sql", "meta", "compliance")
+groups <- c("getting_started", "driver", "connection", "result", "sql", "meta", "transaction", "compliance")
 rows <- list()
 collector <- R6::R6Class("Collector",
   inherit = testthat::Reporter,
