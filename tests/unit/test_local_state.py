@@ -1,5 +1,6 @@
 """The state folder, its alias, and files that are whole or not there."""
 
+import fcntl
 import os
 import shutil
 import stat
@@ -86,6 +87,22 @@ def test_a_copied_state_folder_does_not_take_over_the_alias_of_the_original(tmp_
     with pytest.raises(LocalEngineError, match="is a copy of"):
         open_state("demo", root=tmp_path / "two", bases=[base])
     assert (original.alias / "state").resolve() == original.directory
+
+
+def test_an_alias_whose_state_was_deleted_by_hand_is_cleared_away_unless_a_supervisor_holds_it(
+    tmp_path, base
+):
+    gone, held = (open_state(name, root=tmp_path, bases=[base]) for name in ("gone", "held"))
+    for state in (gone, held):
+        shutil.rmtree(state.directory)
+    descriptor = os.open(held.alias, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    open_state("new", root=tmp_path, bases=[base])
+    assert not gone.alias.exists()
+    assert held.alias.exists()
+    os.close(descriptor)
+    open_state("newer", root=tmp_path, bases=[base])
+    assert not held.alias.exists()
 
 
 def test_a_moved_state_folder_is_followed(tmp_path, base):

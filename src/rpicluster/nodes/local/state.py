@@ -6,6 +6,7 @@ A user's home may hold spaces, `%`, any UTF-8, and be long. Hadoop reads paths a
 """
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import pwd
@@ -157,6 +158,7 @@ def open_state(name: str, *, root: Path | None = None, bases: Sequence[Path] = A
     except FileNotFoundError:
         token = hashlib.sha256(os.fsencode(directory)).hexdigest()[:8]
         alias = _safe_base(bases) / f"rpicluster-{os.getuid()}" / token
+        _remove_dangling(alias.parent)
         write_file(record, str(alias).encode(), 0o600)
     state = ClusterState(name, directory, alias)
     state.ensure_alias()
@@ -182,6 +184,32 @@ def _safe_base(bases: Sequence[Path]) -> Path:
         "else can rename what is in it",
         hint=f"sudo chmod 1777 {bases[0]}",
     )
+
+
+def _remove_dangling(folder: Path) -> None:
+    """Remove aliases whose state somebody deleted by hand, unless a supervisord still holds them."""
+    if not folder.is_dir() or folder.is_symlink() or folder.stat().st_uid != os.getuid():
+        return
+    for alias in folder.iterdir():
+        link = alias / "state"
+        if link.is_symlink() and not link.exists() and not is_locked(alias):
+            shutil.rmtree(alias, ignore_errors=True)  # another command may be removing it too
+
+
+def is_locked(directory: Path) -> bool:
+    """Return whether a process holds an exclusive lock on `directory`; False if it is not there."""
+    try:
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def private_directory(path: Path) -> None:

@@ -1,6 +1,5 @@
 """One supervisord process: start it detached, talk to it with a deadline, know whether it lives."""
 
-import fcntl
 import http.client
 import os
 import resource
@@ -17,7 +16,7 @@ from typing import Any
 
 from rpicluster.errors import LocalEngineError
 from rpicluster.nodes.local.processes import own_processes
-from rpicluster.nodes.local.state import ClusterState, write_file
+from rpicluster.nodes.local.state import ClusterState, is_locked, write_file
 
 BAD_NAME = 10  # supervisor.xmlrpc.Faults
 NOT_RUNNING = 70
@@ -135,18 +134,7 @@ class Supervisord:
 
     def lives(self) -> bool:
         """Return whether some supervisord holds this cluster's lock; true also of a frozen one."""
-        try:
-            descriptor = os.open(self._state.alias, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return False
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            fcntl.flock(descriptor, fcntl.LOCK_UN)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(descriptor)
-        return False
+        return is_locked(self._state.alias)
 
     def pid(self) -> int | None:
         """Return the pid of the living supervisord, whatever a pid file says."""
