@@ -17,7 +17,7 @@ from rpicluster.design.rendering import render
 from rpicluster.design.sizes import Sizes
 from rpicluster.design.sizing import default_local_budgets, explain, size
 from rpicluster.design.units import Rendered
-from rpicluster.errors import SpecError, UsageError
+from rpicluster.errors import LocalEngineError, SpecError, UsageError
 from rpicluster.model.facts import ClusterFacts, NodeFacts, Placement
 from rpicluster.model.memory import format_memory
 from rpicluster.model.spec import ClusterSpec, NodeSpec
@@ -179,18 +179,14 @@ class Cluster:
         """Where the cluster stands. Raises UsageError for nodes behind SSH, which cannot be changed yet."""
         from rpicluster.nodes.local.engine import LocalPlace
 
-        if not self.spec.is_local:
-            raise UsageError(
-                "nodes behind SSH can be planned, and not yet changed, by this version",
-                hint="try a cluster on this machine first: rpicluster demo",
-            )
+        self._require_local()
         runtime = store.installed()
         return LocalPlace(self.state, self.placement, runtime.path if runtime else None)
 
     @contextlib.contextmanager
     def changing(self, command: str) -> Iterator[None]:
         """Hold the cluster's lock; raises LockHeld, which names the holder."""
-        _ = self.place  # a cluster that cannot be changed has no lock
+        self._require_local()
         with cluster_lock(self.state.directory, cluster=self.name, command=f"rpicluster {command}"):
             yield
 
@@ -226,12 +222,25 @@ class Cluster:
 
     def destroy(self, *, report: Report) -> list[str]:
         """Stop everything and remove every file; return what is left all the same, in words."""
-        place = self.place
+        from rpicluster.nodes.local.engine import LocalPlace
+        from rpicluster.nodes.local.placement import recorded
+
+        placement = recorded(self.state)  # also of nodes that have left cluster.yml; needs no Java
+        if placement is None:
+            raise UsageError(f"{self.name} was never brought up", hint="rpicluster up")
+        place = LocalPlace(self.state, placement)
         with self.changing("destroy"):
             report("destroy", "stopping and removing", 0.0)
             place.destroy()
         report("destroy", "looking for what is left", 0.9)
         return place.leftovers()
+
+    def _require_local(self) -> None:
+        if not self.spec.is_local:
+            raise UsageError(
+                "nodes behind SSH can be planned, and not yet changed, by this version",
+                hint="try a cluster on this machine first: rpicluster demo",
+            )
 
     def _require_applied(self) -> None:
         if not (self.state.directory / SPEC_FILE).exists():
@@ -381,9 +390,12 @@ class Cluster:
 
     def _ask_parts(self) -> "tuple[Part, ...]":
         from rpicluster.health.probes import ClusterProbes
-        from rpicluster.health.status import ask_all
+        from rpicluster.health.status import Part, ask_all
 
-        units = self.place.statuses()
+        try:
+            units = self.place.statuses()
+        except LocalEngineError as error:
+            return (Part("supervisord", "this machine", "frozen", error.message),)
         probes = ClusterProbes(self.spec, self.placement, units, self.namenode, self.yarn)
         return ask_all(probes.all())
 
@@ -453,7 +465,7 @@ def running_clusters() -> list[str]:
     """Return the names of this user's local clusters of which something runs."""
     running = []
     for name in cluster_names(state_root()):
-        with contextlib.suppress(SpecError, UsageError):
+        with contextlib.suppress(SpecError, UsageError, LocalEngineError):
             if any(unit.state == "running" for unit in Cluster.find(name).place.statuses()):
                 running.append(name)
     return running
