@@ -108,6 +108,19 @@ def test_a_manager_that_works_gives_drivers_at_most_a_third_by_default() -> None
         assert node.drivers == 1 or node.drivers * 1056 <= room / 3
 
 
+@pytest.mark.parametrize("local", [True, False])
+@pytest.mark.parametrize("roles", [BOTH, WORKER])
+def test_a_node_that_grows_bit_by_bit_never_has_less_for_containers(
+    roles: tuple[str, ...], local: bool
+) -> None:
+    others: list[Node] = [] if roles == BOTH else [(PI_16G, 4, MANAGER)]
+    before = 0
+    for memory in range(3000, 20000, 37):
+        now = size(*cluster([*others, (memory, 4, roles)], local=local)).nodes[f"n{len(others):02}"]
+        assert now.yarn_memory_mib >= before
+        before = now.yarn_memory_mib
+
+
 def test_one_session_too_many_is_refused_and_the_hint_is_accepted() -> None:
     nodes = [(PI_4G, 4, MANAGER), (PI_4G, 4, WORKER)]
     with pytest.raises(SizingRefused, match="3 session drivers of 1056 MiB 3168 = ") as refused:

@@ -4,6 +4,7 @@ import random
 import re
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis import HealthCheck, given, settings
 
 from rpicluster.design.explain import CONTAINERS, explain
@@ -51,7 +52,7 @@ def made_from(rng: random.Random, kinds: list[tuple[int, int]], picks: list[int]
     return build(
         nodes,
         local=rng.random() < 0.5,
-        host_mib=total + total // 14 + rng.choice([200, 256, 600, 8000]),
+        host_mib=total + rng.choice([100, total // 14 + 256, total // 14 + 256, total + 1024]),
         sessions=rng.choice([None, None, rng.randint(1, 3), rng.randint(1, 64)]),
         replication=rng.choice([None, rng.randint(1, 10)]),
         reserves=reserves if rng.random() < 0.3 else None,
@@ -91,6 +92,7 @@ def generated(examples: int) -> settings:
 
 
 @generated(6500)
+@pytest.mark.timeout(900)
 @given(clusters, generators)
 def test_every_cluster_is_accepted_with_all_invariants_or_refused_with_the_arithmetic(
     made: Made, rng: random.Random
@@ -161,6 +163,7 @@ def check_nodes(spec: ClusterSpec, facts: ClusterFacts, sizes: Sizes) -> None:
         promised = made.reserve_mib + sum(d.memory_mib for d in made.daemons.values())
         promised += made.drivers * sizes.driver.memory_mib + made.yarn_memory_mib
         assert promised <= made.memory_mib
+        assert made.yarn_memory_mib % sizes.min_allocation_mib == 0
         assert made.drivers == (sizes.sessions_max if Role.MANAGER in roles else 0)
         assert (made.yarn_memory_mib > 0) == (made.yarn_vcores > 0) == (Role.WORKER in roles)
         if Role.WORKER in roles and (Role.MANAGER not in roles or spec.sessions.max):
