@@ -2,8 +2,7 @@
 
 Handles are opaque to R. Columns travel as raw buffers (`services.connect.columns` says how), because
 reticulate does not convert today's numpy and pandas. Every error has `message` and `hint`. Functions may
-be called from any thread, `interrupt` while another one runs. RPICLUSTER_CONNECTION names the
-connection file where R says no cluster.
+be called from any thread, `interrupt` while another one runs.
 """
 
 import os
@@ -46,10 +45,10 @@ class Rows:
 
 
 def open(cluster: str | None = None) -> Handle:
-    """Return a handle for a cluster: the path of its connection file or of the directory that holds it.
+    """Return a handle for a cluster: a connection file, a directory with one, or what `--cluster` takes.
 
-    None takes RPICLUSTER_CONNECTION. Waits for the session's first answer. Raises UsageError,
-    ServiceError for a refused token, Unreachable.
+    None takes RPICLUSTER_CONNECTION, else the only cluster there is. Waits for the session's first answer.
+    Raises UsageError, ServiceError for a refused token, Unreachable.
     """
     connection = Connection.load(_connection_file(cluster))
     session = connection.session()
@@ -196,11 +195,17 @@ def server_info(handle: Handle) -> dict[str, str]:
 
 
 def _connection_file(cluster: str | None) -> Path:
-    named = cluster or os.environ.get(VARIABLE)
-    if not named:
-        raise UsageError("no cluster is named", hint=f"rpicluster connect, or set {VARIABLE}")
-    path = Path(named).expanduser()
-    return path / FILE_NAME if path.is_dir() else path
+    if cluster is None:
+        cluster = os.environ.get(VARIABLE) or None
+    if cluster is not None:
+        path = Path(cluster).expanduser()
+        if path.name == FILE_NAME:
+            return path
+        if (path / FILE_NAME).is_file():
+            return path / FILE_NAME
+    from rpicluster.cluster import Cluster
+
+    return Cluster.find(cluster).connection_path
 
 
 def _staging(connection: Connection) -> "Staging":

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from rpicluster import rbridge
 from rpicluster.errors import ServiceError, SessionLost, SqlError, Unreachable, UsageError
 from rpicluster.runtime.store import installed
-from rpicluster.services.connect import execution, staging
+from rpicluster.services.connect import execution, protocol, staging
 from rpicluster.services.connect.connection import Connection
 from rpicluster.services.connect.quoting import quote_identifier, quote_string
 from rpicluster.services.connect.session import ConnectSession
@@ -640,7 +640,7 @@ def test_a_cut_connection_neither_loses_nor_doubles_anything(server, table):
         timer.start()
         session.sql(
             f"INSERT INTO {table} SELECT id FROM range(0, 2, 1, 2) "
-            "WHERE java_method('java.lang.Thread', 'sleep', 4000L) IS NULL"
+            "WHERE java_method('java.lang.Thread', 'sleep', 4000L) <> 'x'"
         )
         timer.join()
         assert only(session.sql(f"SELECT count(*) FROM {table}")) == 2
@@ -803,9 +803,10 @@ def test_r_is_told_about_the_server(handle, monkeypatch, connection_file):
     assert info["spark_version"].startswith("4.")
     monkeypatch.setenv("RPICLUSTER_CONNECTION", str(connection_file / "connection.json"))
     rbridge.close(rbridge.open())
-    monkeypatch.delenv("RPICLUSTER_CONNECTION")
-    with pytest.raises(UsageError, match="no cluster is named"):
-        rbridge.open()
+    with pytest.raises(UsageError):
+        rbridge.open("no-such-cluster")
+    with pytest.raises(UsageError, match="does not exist"):
+        rbridge.open(str(connection_file / "gone" / "connection.json"))
 
 
 def test_an_interrupt_reaches_a_python_that_waits_for_rows(server, connection_file):
@@ -852,6 +853,16 @@ def test_select_1_needs_neither_pandas_nor_pyspark(server):
     )
     assert done.stdout == "[]\n"
     assert done.stderr == ""
+
+
+def test_the_messages_leave_no_trace_of_pyspark_and_load_beside_it(server):
+    path = server.runtime.path / "connect"
+    first = protocol.load_messages(path)
+    assert not [name for name in sys.modules if name.split(".")[0] == "pyspark"]
+    # What `import pyspark` does later in the same process: the same descriptors, registered again.
+    again = protocol._import_apart(path)
+    assert again.Plan.DESCRIPTOR is first.Plan.DESCRIPTOR
+    assert again.SQL(query="x").SerializeToString() == first.SQL(query="x").SerializeToString()
 
 
 # Last, because it ends the server that the others use.

@@ -48,6 +48,7 @@ class ConnectSession:
         self._namespace = namespace
         self._is_used = False  # whether USE was said
         self._use_lock = threading.Lock()
+        self._mark_lock = threading.Lock()
 
     def sql(
         self,
@@ -67,18 +68,20 @@ class ConnectSession:
         ServiceError for a refused token.
         """
         self._use(on_progress)
+        command = self._command(statement, params)
         change = None
         if count_affected and self._namespace is not None:
             change = changed_table(statement, quote_qualified(self._namespace.split(".")))
-        mark = new_id() if change else ""
-        if change:
+        if change is None:
+            return self._sql(command, on_progress, timeout_s)
+        with self._mark_lock:  # the mark is a setting of the whole session
+            mark = new_id()
             self.set_conf(**{MARK: mark})
-        try:
-            result = self._sql(self._command(statement, params), on_progress, timeout_s)
-        finally:
-            if change:
-                self.unset_conf(MARK)
-        if change:
+            try:
+                result = self._sql(command, on_progress, timeout_s)
+            finally:
+                with contextlib.suppress(RpiclusterError):  # the statement's own error says more
+                    self.unset_conf(MARK)
             result.affected = self._affected(change, mark)
         return result
 
