@@ -39,7 +39,8 @@ context <- DBItest::make_context(
   default_skip = character()
 )
 
-groups <- c("getting_started", "driver", "connection", "result", "sql", "meta", "transaction", "compliance")
+chosen <- Sys.getenv("RPICLUSTER_DBITEST_GROUPS")
+groups <- if (nzchar(chosen)) strsplit(chosen, ",")[[1]] else c("getting_started", "driver", "connection", "result", "sql", "meta", "transaction", "compliance")
 rows <- list()
 collector <- R6::R6Class("Collector",
   inherit = testthat::Reporter,
@@ -61,21 +62,27 @@ collector <- R6::R6Class("Collector",
 )
 
 pattern_of <- function(names) if (length(names)) paste0("^(", paste(names, collapse = "|"), ")$") else character()
-for (group in groups) {
-  run <- get(paste0("test_", group), asNamespace("DBItest"))
-  testthat::with_reporter(collector$new(), run(skip = pattern_of(skips$test), ctx = context))
-}
 
 # A test with several expectations is one test: failed if any failed, skipped if any said skip, else passed.
-all <- do.call(rbind, rows)
-worst <- function(states) if ("failed" %in% states) "failed" else if ("skipped" %in% states) "skipped" else "passed"
-key <- paste(all$group, all$test)
-summary <- do.call(rbind, lapply(split(all, factor(key, unique(key))), function(one) {
-  state <- worst(one$state)
-  data.frame(group = one$group[[1]], test = one$test[[1]], state = state,
-             message = if (state == "passed") "" else one$message[one$state == state][[1]])
-}))
-utils::write.table(summary, result_file, sep = "\t", quote = FALSE, row.names = FALSE)
+summarised <- function() {
+  all <- do.call(rbind, rows)
+  key <- paste(all$group, all$test)
+  do.call(rbind, lapply(split(all, factor(key, unique(key))), function(one) {
+    state <- if ("failed" %in% one$state) "failed" else if ("skipped" %in% one$state) "skipped" else "passed"
+    data.frame(group = one$group[[1]], test = one$test[[1]], state = state,
+               message = if (state == "passed") "" else one$message[one$state == state][[1]])
+  }))
+}
+
+for (group in groups) {
+  started <- proc.time()[["elapsed"]]
+  run <- get(paste0("test_", group), asNamespace("DBItest"))
+  testthat::with_reporter(collector$new(), run(skip = pattern_of(skips$test), ctx = context))
+  summary <- summarised()
+  utils::write.table(summary, result_file, sep = "\t", quote = FALSE, row.names = FALSE)
+  message(sprintf("%s: %.0f s", group, proc.time()[["elapsed"]] - started))
+}
+
 counts <- table(factor(summary$state, c("passed", "failed", "skipped")))
 cat(sprintf("DBItest: %d of %d passed (%.1f %%), %d failed, %d skipped\n", counts[["passed"]], nrow(summary),
             100 * counts[["passed"]] / nrow(summary), counts[["failed"]], counts[["skipped"]]))

@@ -68,7 +68,7 @@ setClass("RpiDriver", contains = "DBIDriver")
 #'   `connection.json`, or `NULL` for the option `rpicluster.cluster`, the
 #'   environment variable `RPICLUSTER_CLUSTER`, or the only cluster there is.
 #' @param bigint The R type of 64-bit integers: `"integer64"`, `"integer"`
-#'   (too large ones become `NA` with a warning), `"numeric"` (exact up to
+#'   (too large ones become `NA`), `"numeric"` (exact up to
 #'   2^53) or `"character"`.
 #' @param decimal The R type of decimals: `"auto"` is double up to 15 digits
 #'   and exact text above; `"numeric"` and `"character"` are always that.

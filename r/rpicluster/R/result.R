@@ -18,7 +18,7 @@ new_result <- function(conn, statement, params, is_query) {
   state$open <- TRUE
   state$running <- NULL
   state$rows <- 0
-  state$affected <- NA_real_
+  state$affected <- NA_integer_
   result <- new("RpiResult", state = state)
   if (!is.null(params)) {
     bind(state, params)
@@ -145,10 +145,7 @@ setMethod("dbBind", "RpiResult", function(res, params, ...) {
 })
 
 check_n <- function(n) {
-  if (length(n) == 1 && is.na(n)) {
-    return(256L)
-  }
-  if (!is.numeric(n) || length(n) != 1 || (n < 0 && n != -1) || (is.finite(n) && n != trunc(n))) {
+  if (!is.numeric(n) || length(n) != 1 || is.na(n) || (n < 0 && n != -1) || (is.finite(n) && n != trunc(n))) {
     abort_usage("`n` must be one whole number, or -1 or Inf for all rows")
   }
   if (n == -1 || is.infinite(n) || n > .Machine$integer.max) -1L else as.integer(n)
@@ -237,7 +234,7 @@ setMethod("dbGetRowCount", "RpiResult", function(res, ...) live_result(res)$rows
 #' @export
 setMethod("dbGetRowsAffected", "RpiResult", function(res, ...) {
   state <- live_result(res)
-  if (state$is_query) 0 else state$affected
+  if (is.null(state$ran)) NA_integer_ else if (state$is_query) 0 else state$affected
 })
 
 #' @rdname rpicluster-dbi
@@ -249,13 +246,13 @@ setMethod("dbGetStatement", "RpiResult", function(res, ...) live_result(res)$sql
 setMethod("dbColumnInfo", "RpiResult", function(res, ...) {
   state <- bound(res)
   if (!state$is_query) {
-    return(data.frame(name = character(), type = character(), spark.type = character()))
+    return(data.frame(name = character(), type = character(), .spark_type = character()))
   }
   columns <- live(state$con)$fetch(state$running, 0L)
   data.frame(
     name = vapply(columns, `[[`, "", "name"),
     type = vapply(columns, function(column) typeof(decode_column(column, state$con@state$options)), ""),
-    spark.type = vapply(columns, `[[`, "", "type")
+    .spark_type = vapply(columns, `[[`, "", "type")
   )
 })
 

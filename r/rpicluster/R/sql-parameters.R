@@ -29,8 +29,8 @@ find_placeholders <- function(sql) {
 
 # Check values against placeholders; the answer is a list of equally long vectors, named when the placeholders are.
 check_parameters <- function(placeholders, params) {
-  if (is.atomic(params) && !is.null(params)) {
-    abort_usage("`params` must be a list or a data frame", "for one value: list(value)")
+  if (any(vapply(as.list(params), is.factor, NA))) {
+    warning("factors are bound as character", call. = FALSE)
   }
   params <- lapply(as.list(params), function(value) if (is.factor(value)) as.character(value) else value)
   wanted <- unique(sub("^:", "", placeholders))
