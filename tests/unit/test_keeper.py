@@ -37,11 +37,14 @@ class FakeResourceManager:
         self.state = "RUNNING"
         self.leftovers: list[dict[str, Any]] = []
         self.killed: list[str] = []
+        self.safe_mode = ""
         manager = self
 
         class Rest(http.server.BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                if "?states=" in self.path:
+                if self.path.startswith("/jmx?"):
+                    self.answer({"beans": [{"Safemode": manager.safe_mode}]})
+                elif "?states=" in self.path:
                     live = [app for app in manager.leftovers if app["id"] not in manager.killed]
                     self.answer({"apps": {"app": live} if live else None})
                 else:
@@ -269,6 +272,25 @@ def test_a_wait_for_the_application_master_is_told_in_yarns_words(session: Sessi
     ]
     status = session.until(lambda s: "application_1_2" in (s["waiting_for"] or ""), "waiting for YARN")
     assert status["waiting_for"].endswith("Queue's AM limit exceeded")
+
+
+def test_no_driver_is_started_while_hdfs_is_in_safe_mode(session: Session) -> None:
+    session.config["namenode"] = session.manager.url
+    session.manager.safe_mode = "Safe mode is ON."
+    session.start()
+    status = session.until(lambda s: s["waiting_for"] == "HDFS to leave safe mode", "waiting for HDFS")
+    assert status["driver"] is None
+    session.manager.safe_mode = ""
+    assert session.healthy()["restarts"] == 0
+
+
+def test_a_namenode_that_never_answers_does_not_keep_the_driver_from_its_own_error(session: Session) -> None:
+    session.config["namenode"] = f"http://127.0.0.1:{free_port()}"
+    session.config["start_timeout_s"] = 2
+    session.set("dies")
+    session.start()
+    status = session.until(lambda s: s["last_reason"] is not None, "failed")
+    assert "no DataNode" in status["last_reason"]
 
 
 def test_sigterm_stops_the_driver_and_ends_the_keeper_with_0(session: Session) -> None:

@@ -132,3 +132,13 @@ def test_the_last_words_are_of_this_driver_and_not_of_the_one_before(tmp_path: P
     with log.open("a") as file:
         file.write("12:00 INFO fine\n12:01 ERROR SparkContext: no room\n12:02 INFO bye\n")
     assert last_words(log, start) == "12:01 ERROR SparkContext: no room"
+
+
+def test_the_last_words_hold_the_exception_below_an_error_line(tmp_path: Path) -> None:
+    log = tmp_path / "driver.log"
+    log.write_text(
+        "1 ERROR SparkConnectServer: Error starting\njava.io.IOException: Failed to bind\n\tat a.b(C.java)\n"
+    )
+    assert (
+        last_words(log, 0) == "1 ERROR SparkConnectServer: Error starting java.io.IOException: Failed to bind"
+    )

@@ -107,6 +107,7 @@ class Config:
     probe_interval_s: float = 5
     probe_timeout_s: float = 5
     start_timeout_s: float = 120
+    namenode: str | None = None  # base URL; a driver that starts while HDFS is in safe mode dies of it
     failures_before_restart: int = 2
     chores: list[Chore] = field(default_factory=list)
 
@@ -595,11 +596,11 @@ def last_words(path: Path, start: int) -> str:
         r"^Exception in thread .*$",
         r"^.*OutOfMemoryError.*$",
         r"^Error: .*$",
-        r"^.*\bERROR\b.*$",
+        r"^.*\bERROR\b.*(?:\n[\w.$]+(?:Exception|Error)\b.*)?$",  # and the exception below it
     ):
         found = re.findall(pattern, text, re.MULTILINE)
         if found:
-            return str(found[-1])[:300]
+            return " ".join(str(found[-1]).split("\n"))[:300]
     return ""
 
 
@@ -769,6 +770,7 @@ class Keeper:
             self._say("starting", waiting_for="its ports", app_id=None, doors=[], ui_ms=None)
             self._end_leftovers()
             self._wait_for_ports()
+            self._wait_for_hdfs()
             probe = self._start_driver()
             self._wait_until_healthy(probe)
             healthy_since = time.monotonic()
@@ -914,6 +916,21 @@ class Keeper:
             if taken:
                 self._say("starting", waiting_for=f"{names} to become free")
                 self._sleep(1)
+
+    def _wait_for_hdfs(self) -> None:
+        """Wait until HDFS can be written; after `start_timeout_s` start all the same: its error says more."""
+        url = f"{self._config.namenode}/jmx?qry=Hadoop:service=NameNode,name=NameNodeInfo"
+        deadline = time.monotonic() + self._config.start_timeout_s
+        while self._config.namenode and time.monotonic() < deadline:
+            try:
+                beans = http_json(url, self._config.probe_timeout_s, self._stopping)["beans"]
+                if beans and beans[0]["Safemode"] == "":
+                    return
+                waiting_for = "HDFS to leave safe mode"
+            except (ProbeFailed, KeyError, TypeError) as problem:
+                waiting_for = f"HDFS: {problem}"
+            self._say("starting", waiting_for=waiting_for)
+            self._sleep(0.5)
 
     def _sleep(self, seconds: float) -> None:
         """Wait, but no longer than the driver lives; chores run meanwhile. Raises StopRequested."""
