@@ -2,6 +2,13 @@
 
 import pytest
 
+from rpicluster.design.executors import (
+    EXECUTOR_HEAP_MIN_MIB,
+    EXECUTOR_MIN_MIB,
+    Choice,
+    Worker,
+    choose,
+)
 from rpicluster.design.explain import explain
 from rpicluster.design.jvm import am_flags, daemon_flags, driver_flags, executor_flags
 from rpicluster.design.sizes import Sizes
@@ -121,6 +128,28 @@ def test_a_node_that_grows_bit_by_bit_never_has_less_for_containers(
         before = now.yarn_memory_mib
 
 
+@pytest.mark.parametrize(
+    ("mix", "sessions"),
+    [("4+2+2", 1), ("three of 2 GB", 1), ("three Pi 4 of 4 GB", 2), ("mixed 16/8/4/2", 4)],
+)
+def test_default_sessions_leave_executors_three_quarters_of_the_containers(mix: str, sessions: int) -> None:
+    sizes = size(*GOLDEN[mix])
+    containers = sum(node.yarn_memory_mib for node in sizes.nodes.values())
+    assert sizes.sessions_max == sessions
+    assert sizes.executors_max * sizes.executor.memory_mib >= 0.75 * containers
+
+
+@pytest.mark.parametrize("yarn_mib", [(3232, 1072), (2400, 1104, 1200)])
+def test_where_only_the_smallest_executor_serves_all_sessions_it_is_chosen(yarn_mib: tuple[int, ...]) -> None:
+    assert choose([Worker(memory, 4) for memory in yarn_mib], 4) == Choice(EXECUTOR_MIN_MIB, 4)
+
+
+def test_spark_takes_the_smallest_heap_and_not_much_less() -> None:
+    # Measured, OpenJDK 17, serial collector, SurvivorRatio=16: -Xmx460m is 451.5 MiB to Spark, 458m 449.6.
+    assert 460 <= EXECUTOR_HEAP_MIN_MIB < 470
+    assert {"-XX:+UseSerialGC", "-XX:SurvivorRatio=16"} <= set(executor_flags(EXECUTOR_HEAP_MIN_MIB, 4))
+
+
 def test_one_session_too_many_is_refused_and_the_hint_is_accepted() -> None:
     nodes = [(PI_4G, 4, MANAGER), (PI_4G, 4, WORKER)]
     with pytest.raises(SizingRefused, match="3 session drivers of 1056 MiB 3168 = ") as refused:
@@ -217,7 +246,7 @@ def test_the_namenode_grows_with_the_cluster() -> None:
 
 
 def test_an_executors_heap_keeps_addresses_short() -> None:
-    sizes = size(*cluster([(4096, 4, MANAGER), (65536, 32, WORKER)]))
+    sizes = size(*cluster([(4096, 4, MANAGER), (65536, 32, WORKER)], sessions=1))
     assert sizes.executor.heap_mib <= 31 * 1024
     assert sizes.executors_max >= 2
 

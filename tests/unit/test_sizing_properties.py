@@ -190,7 +190,10 @@ def check_containers(spec: ClusterSpec, sizes: Sizes) -> None:
         assert granted_mib(container, sizes) == container.memory_mib
     assert spark_sees_mib(sizes.executor.heap_mib, sizes.executor.cores) >= SPARK_HEAP_MIB
     assert sizes.max_allocation_mib == max(yarn_of(sizes))
-    assert 1 <= sizes.executor.cores <= max(node.yarn_vcores for node in sizes.nodes.values())
+    vcores = [node.yarn_vcores for node in sizes.nodes.values() if node.yarn_memory_mib]
+    assert 1 <= sizes.executor.cores <= min(vcores), "refused while only that worker is registered"
+    assert sizes.executor.cores <= max(node.cores for node in sizes.nodes.values())
+    assert sizes.max_allocation_vcores == max(vcores)
     workers = len(spec.workers)
     assert sizes.replication == min(spec.hdfs.replication or 2, workers)
     assert bool(spec.hdfs.replication and spec.hdfs.replication > workers) == any(

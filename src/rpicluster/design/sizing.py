@@ -100,7 +100,7 @@ def size(spec: ClusterSpec, facts: ClusterFacts) -> Sizes:
     sessions, choice = _sessions_and_executors(cluster)
     workers = cluster.containers(sessions)
     executor = executors.executor(choice, workers)
-    nodes = {node.name: _node_sizes(cluster, node, sessions) for node in cluster.nodes}
+    nodes = {node.name: _node_sizes(cluster, node, sessions, executor.cores) for node in cluster.nodes}
     replication, replication_notes = _replication(spec, len(workers))
     return Sizes(
         nodes=nodes,
@@ -293,7 +293,7 @@ def _too_many_sessions(cluster: _Cluster, sessions: int) -> SizingRefused:
     )
 
 
-def _node_sizes(cluster: _Cluster, node: _Node, sessions: int) -> NodeSizes:
+def _node_sizes(cluster: _Cluster, node: _Node, sessions: int, executor_cores: int) -> NodeSizes:
     parts = node.frame()
     drivers = sessions if node.manages else 0
     yarn = cluster.yarn_mib(node, sessions)
@@ -310,7 +310,8 @@ def _node_sizes(cluster: _Cluster, node: _Node, sessions: int) -> NodeSizes:
         daemons=parts.daemons,
         drivers=drivers,
         yarn_memory_mib=yarn,
-        yarn_vcores=node.cores if node.works else 0,
+        # YARN refuses what no registered node could hold, cores included, even when it only counts memory.
+        yarn_vcores=max(node.cores, executor_cores) if node.works else 0,
         yarn_reason=reason if node.works else "it has no NodeManager",
     )
 
