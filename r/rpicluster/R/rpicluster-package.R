@@ -25,7 +25,20 @@
 #' @aliases rpicluster-package
 #' @import methods
 #' @import DBI
+#' @importFrom bit64 as.integer64
 "_PACKAGE"
 
-# What lives as long as the R session: the imported Python modules.
+# What lives as long as the R session: the imported Python modules, and the bridges that are still open.
 session <- new.env(parent = emptyenv())
+session$count <- 0
+session$bridges <- list()
+session$forgotten <- character()
+
+.onLoad <- function(libname, pkgname) {
+  reg.finalizer(session, function(session) close_bridges(names(session$bridges)), onexit = TRUE)
+  if (isNamespaceLoaded("dbplyr")) {
+    rpi_methods_of_newer_dbplyr()
+  } else {
+    setHook(packageEvent("dbplyr", "onLoad"), function(...) rpi_methods_of_newer_dbplyr())
+  }
+}

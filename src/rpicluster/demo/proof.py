@@ -117,7 +117,7 @@ def _containers(yarn: "Yarn", application: str, work: Work) -> tuple[bool, str]:
 
 
 def _input(webhdfs: "WebHdfs", session: "ConnectSession", work: Work) -> tuple[bool, str]:
-    paths = [str(path) for (path,) in session.sql("SELECT file_path FROM flights.files").rows()]
+    paths = [str(path) for (path,) in session.sql("SELECT file_path FROM rpi.default.flights.files").rows()]
     in_hdfs = [path for path in paths if urlsplit(path).scheme == "hdfs"]
     stored = sum(webhdfs.status(urlsplit(path).path).length for path in in_hdfs)
     holds = bool(paths) and in_hdfs == paths and stored > 0 and work.input_bytes > 0
