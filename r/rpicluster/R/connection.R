@@ -10,24 +10,50 @@ new_connection <- function(bridge, options = type_options(), timezone = NULL) {
   state$open <- TRUE
   state$result <- NULL
   con <- new("RpiConnection", state = state)
-  reg.finalizer(state, close_forgotten, onexit = TRUE)
+  remember_bridge(state)
+  close_forgotten()
   if (!is.null(timezone)) {
     tryCatch(run(con, paste("SET TIME ZONE", string_literal(timezone))), error = function(e) {
-      bridge$close()
-      state$open <- FALSE
+      close_connection(state)
       stop(e)
     })
   }
   con
 }
 
-close_forgotten <- function(state) {
-  if (state$open) {
-    warning("a connection to a cluster was dropped without dbDisconnect()", call. = FALSE)
-    state$open <- FALSE
-    # At the end of R or after a lost cluster there is nobody left to tell, and the server ends idle sessions itself.
-    try(state$bridge$close(), silent = TRUE)
+# Finalizers run in the middle of anything, so they call no Python: they note whose bridge is to be closed, and the next
+# dbConnect() or the end of R closes it. The server would keep a session without a client for a day.
+remember_bridge <- function(state) {
+  id <- paste0("c", session$count <- session$count + 1)
+  session$bridges[[id]] <- state$bridge
+  state$id <- id
+  reg.finalizer(state, function(state) {
+    if (state$open) {
+      session$forgotten <- c(session$forgotten, state$id)
+      warning("a connection to a cluster was dropped without dbDisconnect()", call. = FALSE)
+    }
+  })
+}
+
+close_connection <- function(state) {
+  state$open <- FALSE
+  session$bridges[[state$id]] <- NULL
+  state$bridge$close()
+}
+
+close_bridges <- function(ids) {
+  for (id in ids) {
+    bridge <- session$bridges[[id]]
+    session$bridges[[id]] <- NULL
+    # The cluster may be gone; then there is nobody left to tell.
+    try(bridge$close(), silent = TRUE)
   }
+}
+
+close_forgotten <- function() {
+  ids <- session$forgotten
+  session$forgotten <- character()
+  close_bridges(ids)
 }
 
 live <- function(con) {
@@ -65,8 +91,7 @@ setMethod("dbDisconnect", "RpiConnection", function(conn, ...) {
     warning("an open result was closed with its connection", call. = FALSE)
     clear_result(state$result)
   }
-  state$open <- FALSE
-  state$bridge$close()
+  close_connection(state)
   invisible(TRUE)
 })
 
@@ -126,7 +151,7 @@ setMethod("dbQuoteIdentifier", c("RpiConnection", "Id"), function(conn, x, ...) 
 #' @rdname rpicluster-dbi
 #' @export
 setMethod("dbUnquoteIdentifier", c("RpiConnection", "SQL"), function(conn, x, ...) {
-  lapply(unname(as.character(x)), function(text) Id_of(split_name(text)))
+  stats::setNames(lapply(unname(as.character(x)), function(text) Id_of(split_name(text))), names(x))
 })
 
 # The parts of `catalog`.`schema`.`table`, with or without quotes.

@@ -19,14 +19,6 @@ rpi_sql_dialect <- function(con) {
   )
 }
 
-.onLoad <- function(libname, pkgname) {
-  if (isNamespaceLoaded("dbplyr")) {
-    rpi_methods_of_newer_dbplyr()
-  } else {
-    setHook(packageEvent("dbplyr", "onLoad"), function(...) rpi_methods_of_newer_dbplyr())
-  }
-}
-
 #' dplyr verbs on a cluster
 #'
 #' `dplyr::tbl(con, "flights")` is a lazy table; verbs on it become Spark SQL

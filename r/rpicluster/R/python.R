@@ -88,7 +88,7 @@ start_python <- function() {
         )
       }
       abort(
-        "python", sprintf("%s cannot import rpicluster: %s", used, conditionMessage(e)),
+        "python", sprintf("%s cannot import rpicluster: %s", used, trimws(conditionMessage(e))),
         "run `rpicluster r-install` again, or set RPICLUSTER_PYTHON to the tool's Python"
       )
     }

@@ -26,7 +26,7 @@ new_result <- function(conn, statement, params, is_query) {
     execute_sets(state, list(NULL))
   }
   conn@state$result <- state
-  reg.finalizer(state, clear_forgotten)
+  reg.finalizer(state, warn_forgotten)
   result
 }
 
@@ -85,11 +85,9 @@ clear_result <- function(state) {
   if (identical(state$con@state$result, state)) state$con@state$result <- NULL
 }
 
-clear_forgotten <- function(state) {
-  if (state$open) {
-    warning("a result was dropped without dbClearResult()", call. = FALSE)
-    try(clear_result(state), silent = TRUE)
-  }
+# The connection holds its open result, so this happens only when both are dropped; the session's end frees the rows.
+warn_forgotten <- function(state) {
+  if (state$open) warning("a result was dropped without dbClearResult()", call. = FALSE)
 }
 
 live_result <- function(res) {

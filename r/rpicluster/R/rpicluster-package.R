@@ -26,6 +26,7 @@
 #' @import methods
 #' @import DBI
 #' @importFrom bit64 as.integer64
+#' @importFrom bit64 as.integer64
 "_PACKAGE"
 
 # What lives as long as the R session: the imported Python modules, and the bridges that are still open.

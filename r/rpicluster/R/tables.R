@@ -184,6 +184,7 @@ setMethod("dbAppendTable", "RpiConnection", function(conn, name, value, ..., row
   if (!is.null(row.names)) abort_usage("`row.names` must be NULL here")
   if (!is.data.frame(value)) abort_usage("`value` must be a data frame")
   live(conn)
+  if (any(vapply(value, is.factor, NA))) warning("factors are appended as character", call. = FALSE)
   upload(conn, name, table_name(conn, name), value, "append", NULL)
   as.double(nrow(value))
 })

@@ -59,6 +59,7 @@ decode_int <- function(column) {
   values
 }
 
+# bit64 keeps its numbers in the bits of doubles; its methods are there because the package imports from it.
 int64_bits <- function(column) {
   structure(readBin(column$data, "double", column$n, size = 8L, endian = "little"), class = "integer64")
 }
@@ -85,8 +86,12 @@ warn_if_na_appeared <- function(values, column, why) {
   }
 }
 
+# Whole seconds and microseconds apart: together they are more than a double holds, long before the year 9999.
 decode_timestamp <- function(column, timezone) {
-  as.POSIXct(structure(as.double(int64_bits(column)) / 1e6, class = c("POSIXct", "POSIXt"), tzone = timezone))
+  micros <- int64_bits(column)
+  seconds <- micros %/% as.integer64(1000000L)
+  rest <- micros - seconds * as.integer64(1000000L)
+  structure(as.double(seconds) + as.double(rest) / 1e6, class = c("POSIXct", "POSIXt"), tzone = timezone)
 }
 
 decode_string <- function(column) {
@@ -207,8 +212,10 @@ encode_values <- function(name, x, type) {
 }
 
 encode_timestamp <- function(x) {
-  micros <- round(as.double(as.POSIXct(x)) * 1e6)
-  writeBin(unclass(suppressWarnings(bit64::as.integer64(micros))), raw(), endian = "little")
+  x <- as.double(as.POSIXct(x))
+  seconds <- floor(x)
+  micros <- suppressWarnings(as.integer64(seconds) * as.integer64(1000000L) + as.integer64(round((x - seconds) * 1e6)))
+  writeBin(unclass(micros), raw(), endian = "little")
 }
 
 encode_binary <- function(name, x) {
@@ -222,5 +229,5 @@ encode_binary <- function(name, x) {
   }
   values <- lapply(x, function(value) if (is.raw(value)) value else raw())
   offsets <- c(0, cumsum(as.double(lengths(values))))
-  c(writeBin(unclass(bit64::as.integer64(offsets)), raw(), endian = "little"), as.raw(unlist(values)))
+  c(writeBin(unclass(as.integer64(offsets)), raw(), endian = "little"), as.raw(unlist(values)))
 }

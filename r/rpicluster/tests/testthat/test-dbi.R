@@ -104,3 +104,14 @@ test_that("an error of Spark leaves the connection usable", {
   expect_error(DBI::dbGetQuery(con, "SELEC 1"), class = "rpicluster_error_sql")
   expect_identical(DBI::dbGetQuery(con, "SELECT 1")$a, 1L)
 })
+
+test_that("a dropped connection is closed by the next one, not by the garbage collector itself", {
+  bridge <- fake_bridge()
+  con <- new_connection(bridge)
+  rm(con)
+  # R shows the warning of a finalizer at top level, where no test can catch it.
+  gc()
+  expect_false(bridge$log$closed)
+  fake_connection()
+  expect_true(bridge$log$closed)
+})

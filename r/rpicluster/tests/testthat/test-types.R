@@ -34,6 +34,11 @@ test_that("a timestamp keeps its instant to the microsecond whatever its zone", 
   expect_identical(encode_column("x", as.POSIXlt(x))$data, encode_column("x", x)$data)
 })
 
+test_that("whole seconds are exact up to the year 9999", {
+  x <- as.POSIXct(c("9999-12-31 23:59:59", "0001-01-01 00:00:01"), tz = "UTC")
+  expect_identical(as.double(round_trip(x)), as.double(x))
+})
+
 test_that("a timestamp without zone shows its own clock", {
   column <- int64_column("x", 0, "timestamp_ntz")
   x <- decode_column(column, type_options(timezone_out = "Asia/Tokyo"))
