@@ -144,6 +144,10 @@ def test_where_only_the_smallest_executor_serves_all_sessions_it_is_chosen(yarn_
     assert choose([Worker(memory, 4) for memory in yarn_mib], 4) == Choice(EXECUTOR_MIN_MIB, 4)
 
 
+def test_more_executors_than_cores_are_no_reason_to_have_none() -> None:
+    assert choose([Worker(3 * EXECUTOR_MIN_MIB + 3 * 192, 1)], 3) == Choice(EXECUTOR_MIN_MIB, 3)
+
+
 def test_spark_takes_the_smallest_heap_and_not_much_less() -> None:
     # Measured, OpenJDK 17, serial collector, SurvivorRatio=16: -Xmx460m is 451.5 MiB to Spark, 458m 449.6.
     assert 460 <= EXECUTOR_HEAP_MIN_MIB < 470
