@@ -20,9 +20,8 @@ tweaks <- DBItest::tweaks(
   constructor_relax_args = TRUE,
   # Spark has ? and :name.
   placeholder_pattern = c("?", ":name"),
-  # hms and difftime go up as seconds; Spark 4.1 has no TIME type in tables.
+  # hms and difftime go up as seconds: Spark 4.1 has no TIME type.
   time_typed = FALSE,
-  temporary_tables = FALSE,
   strict_identifier = FALSE,
   union = function(x) paste(x, collapse = " UNION ALL "),
   date_cast = function(x) paste0("DATE '", x, "'"),
@@ -39,8 +38,11 @@ context <- DBItest::make_context(
   default_skip = character()
 )
 
+# A few groups only, while something is being mended.
 chosen <- Sys.getenv("RPICLUSTER_DBITEST_GROUPS")
-groups <- if (nzchar(chosen)) strsplit(chosen, ",")[[1]] else c("getting_started", "driver", "connection", "result", "sql", "meta", "transaction", "compliance")
+groups <- if (nzchar(chosen)) strsplit(chosen, ",")[[1]] else {
+  c("getting_started", "driver", "connection", "result", "sql", "meta", "transaction", "compliance")
+}
 rows <- list()
 collector <- R6::R6Class("Collector",
   inherit = testthat::Reporter,
@@ -54,14 +56,15 @@ collector <- R6::R6Class("Collector",
         "failed"
       }
       rows[[length(rows) + 1]] <<- data.frame(
-        group = group, test = test, state = state,
+        group = group, test = sub("^DBItest.*?: .*?: ", "", test), state = state,
         message = substr(gsub("[\t\r\n]+", " / ", conditionMessage(result)), 1, 400)
       )
     }
   )
 )
 
-pattern_of <- function(names) if (length(names)) paste0("^(", paste(names, collapse = "|"), ")$") else character()
+# DBItest numbers tests of the same name: name...12
+pattern_of <- function(names) sprintf("^(%s)([.]{3}[0-9]+)?$", paste(names, collapse = "|"))
 
 # A test with several expectations is one test: failed if any failed, skipped if any said skip, else passed.
 summarised <- function() {

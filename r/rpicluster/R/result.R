@@ -212,11 +212,11 @@ setMethod("dbIsValid", "RpiResult", function(dbObj, ...) dbObj@state$open && dbO
 #' @export
 setMethod("dbHasCompleted", "RpiResult", function(res, ...) {
   state <- live_result(res)
-  if (!state$is_query) {
-    return(TRUE)
-  }
   if (is.null(state$ran)) {
     return(FALSE)
+  }
+  if (!state$is_query) {
+    return(TRUE)
   }
   if (!is.null(state$limit)) {
     return(state$limit < 0)

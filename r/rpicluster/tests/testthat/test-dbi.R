@@ -115,3 +115,7 @@ test_that("a dropped connection is closed by the next one, not by the garbage co
   fake_connection()
   expect_true(bridge$log$closed)
 })
+
+test_that("the package has the name of the tool that it belongs to", {
+  expect_identical(utils::packageName(environment(rpi)), "rpicluster")
+})
