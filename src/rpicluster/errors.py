@@ -74,7 +74,7 @@ class RemoteError(ServiceError):
     def __init__(
         self, message: str, *, daemon: str, status: int, exception: str, said: str, hint: str | None = None
     ) -> None:
-        """Keep the HTTP `status`, the Java `exception`'s simple name ("" if none) and what the daemon `said`."""
+        """Keep the HTTP `status`, the Java `exception`'s simple name ("" if none), what the daemon `said`."""
         super().__init__(message, hint=hint)
         self.daemon = daemon
         self.status = status
@@ -92,7 +92,7 @@ class SqlError(ServiceError):
     def __init__(
         self, message: str, *, condition: str = "", sqlstate: str = "", hint: str | None = None
     ) -> None:
-        """Keep Spark's error `condition` (such as `TABLE_OR_VIEW_NOT_FOUND`) and `sqlstate`, "" if it gave none."""
+        """Keep Spark's `condition` (such as `TABLE_OR_VIEW_NOT_FOUND`) and `sqlstate`, "" if there is none."""
         super().__init__(message, hint=hint)
         self.condition = condition
         self.sqlstate = sqlstate

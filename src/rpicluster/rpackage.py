@@ -1,7 +1,6 @@
 """The R package that this distribution carries, and how it gets into an R library."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -83,7 +82,7 @@ def record_python(library: Path) -> None:
     path = library / "rpicluster" / "python.json"
     temporary = path.with_suffix(".new")
     temporary.write_text(json.dumps(record), encoding="utf-8")
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def _version(library: Path) -> str:

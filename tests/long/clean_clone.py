@@ -60,7 +60,7 @@ def base_root(cache: Path) -> Path:
 
 
 def fresh_root(cache: Path, target: Path) -> None:
-    """Copy the minbase to `target`, with this machine's settings and a clean clone of the project in /project."""
+    """Copy the minbase to `target`, add this machine's settings and a clean clone in /project."""
     shutil.rmtree(target, ignore_errors=True)
     subprocess.run(["cp", "-a", "--reflink=auto", str(base_root(cache)), str(target)], check=True)
     for setting in SETTINGS:

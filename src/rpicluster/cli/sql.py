@@ -27,7 +27,12 @@ if TYPE_CHECKING:
 @cluster_option
 @json_option
 @click.option(
-    "--format", "form", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True
+    "--format",
+    "form",
+    type=click.Choice(["table", "csv", "json"]),
+    default="table",
+    show_default=True,
+    help="How rows are printed; csv is what `put` reads back.",
 )
 @click.option(
     "--max-rows", type=click.IntRange(1), default=1000, show_default=True, help="Of a table on the screen."
