@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from rpicluster.cluster import Cluster, initial_spec
+from rpicluster.cluster import Cluster
 from rpicluster.errors import LocalEngineError
 from rpicluster.nodes.local.facts import find_java
+from rpicluster.nodes.local.first_spec import initial_spec
 from rpicluster.runtime import store
 
 KEEP_VARIABLE = "RPICLUSTER_TEST_KEEP"

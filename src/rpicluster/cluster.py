@@ -15,14 +15,13 @@ from rpicluster.design.plan import Observed, Plan, make_plan
 from rpicluster.design.preview import assumed_facts, assumed_placement
 from rpicluster.design.rendering import render
 from rpicluster.design.sizes import Sizes
-from rpicluster.design.sizing import default_local_budgets, explain, size
+from rpicluster.design.sizing import explain, size
 from rpicluster.design.units import Rendered
 from rpicluster.errors import LocalEngineError, SpecError, UsageError
-from rpicluster.model.facts import ClusterFacts, NodeFacts, Placement
-from rpicluster.model.memory import format_memory
-from rpicluster.model.spec import ClusterSpec, NodeSpec
+from rpicluster.model.facts import ClusterFacts, Placement
+from rpicluster.model.spec import ClusterSpec
 from rpicluster.model.specfile import parse_spec
-from rpicluster.nodes.local.facts import Java, cluster_facts, find_java, host_facts
+from rpicluster.nodes.local.facts import Java, cluster_facts, find_java
 from rpicluster.nodes.local.placement import allocate
 from rpicluster.nodes.local.state import ClusterState, cluster_names, open_state, state_root, write_file
 from rpicluster.nodes.lock import cluster_lock
@@ -43,7 +42,6 @@ if TYPE_CHECKING:
 SPEC_FILE = "cluster.yml"
 SOURCE_FILE = "cluster.yml.path"
 CLUSTER_VARIABLE = "RPICLUSTER_CLUSTER"
-DEFAULT_WORKERS = 2
 # A Pi with an SD card that starts everything at once needs minutes; a laptop seconds.
 DAEMONS_TIMEOUT_S = 180.0
 SESSION_TIMEOUT_S = 300.0
@@ -433,32 +431,6 @@ class Cluster:
 
 def _runtime_id() -> str:
     return store.locked_hash()[:16]  # the name of its folder in the cache
-
-
-def initial_spec(*, name: str, workers: int, memory: str | None) -> str:
-    """Return the text of a cluster.yml for this machine that `up` accepts; raises what `size` refuses."""
-    budgets = default_local_budgets(host_facts())
-    if workers != DEFAULT_WORKERS and len(budgets) > 1:
-        _, worker_mib, cores = budgets[1]
-        budgets = [budgets[0], *((f"worker{n + 1}", worker_mib, cores) for n in range(workers))]
-    lines = [
-        "# What the cluster is. `rpicluster plan --explain` shows what follows from it.",
-        f"name: {name}",
-        "nodes:",
-    ]
-    for number, (node, memory_mib, cores) in enumerate(budgets):
-        amount = memory if memory and number else format_memory(memory_mib)
-        lines.append(f"  - name: {node}")
-        lines.append(f"    local: {{memory: {amount}, cores: {cores}}}")
-    text = "\n".join(lines) + "\n"
-    spec = parse_spec(text, "the new cluster.yml")
-    nodes = {node.name: NodeFacts(name=node.name, **_budget(node)) for node in spec.nodes}
-    size(spec, ClusterFacts(nodes=nodes, host=host_facts()))
-    return text
-
-
-def _budget(node: NodeSpec) -> dict[str, int]:
-    return {"memory_mib": node.local.memory, "cores": node.local.cores} if node.local else {}
 
 
 def running_clusters() -> list[str]:

@@ -8,9 +8,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rpicluster.cli.main import run
-from rpicluster.cluster import Cluster, initial_spec
+from rpicluster.cluster import Cluster
 from rpicluster.errors import RpiclusterError, SizingRefused
 from rpicluster.model.spec import ClusterSpec
+from rpicluster.nodes.local.first_spec import initial_spec
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("*.yml"))

@@ -19,7 +19,7 @@ CHANGES_PENDING = 3
 @click.option("--memory", help="Memory of each worker, such as 2G [default: what suits this machine].")
 def init(path: Path, name: str, workers: int | None, memory: str | None) -> None:
     """Write a cluster.yml for virtual nodes on this machine, sized so that it is accepted."""
-    from rpicluster.cluster import initial_spec
+    from rpicluster.nodes.local.first_spec import initial_spec
 
     if path.exists():
         raise UsageError(

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from rpicluster import rpackage
-from rpicluster.cluster import Cluster, initial_spec
+from rpicluster.cluster import Cluster
 from rpicluster.demo import data, proof
 from rpicluster.errors import RpiclusterError, SqlError, Unhealthy, UsageError
+from rpicluster.nodes.local.first_spec import initial_spec
 from rpicluster.nodes.local.state import state_root
 from rpicluster.services.ingest import prepare, write_table
 
