@@ -92,7 +92,7 @@ class SqlError(ServiceError):
     def __init__(
         self, message: str, *, condition: str = "", sqlstate: str = "", hint: str | None = None
     ) -> None:
-        """Keep Spark's `condition` (such as `TABLE_OR_VIEW_NOT_FOUND`) and `sqlstate`, "" if there is none."""
+        """Keep Spark's `condition` (such as `TABLE_OR_VIEW_NOT_FOUND`) and `sqlstate`, "" for none."""
         super().__init__(message, hint=hint)
         self.condition = condition
         self.sqlstate = sqlstate

@@ -25,9 +25,8 @@ def initial_spec(*, name: str, workers: int, memory: str | None) -> str:
         "nodes:",
     ]
     for number, (node, memory_mib, cores) in enumerate(budgets):
-        if host.memory_mib >= _ROOMY_MIB:
-            memory_mib = -(-memory_mib // _STEP_MIB) * _STEP_MIB
-        amount = memory if memory and number else format_memory(memory_mib)
+        step_mib = _STEP_MIB if host.memory_mib >= _ROOMY_MIB else 1
+        amount = memory if memory and number else format_memory(-(-memory_mib // step_mib) * step_mib)
         lines.append(f"  - name: {node}")
         lines.append(f"    local: {{memory: {amount}, cores: {cores}}}")
     text = "\n".join(lines) + "\n"
