@@ -141,17 +141,14 @@ data_type <- function(obj) {
 #' @export
 setMethod("dbDataType", "RpiDriver", function(dbObj, obj, ...) data_type(obj))
 
-#' @rdname rpicluster-dbi
 #' @importFrom DBI Id
 #' @export
 DBI::Id
 
-#' @rdname rpicluster-dbi
 #' @importFrom DBI dbCanConnect
 #' @export
 DBI::dbCanConnect
 
-#' @rdname rpicluster-dbi
 #' @importFrom DBI dbIsReadOnly
 #' @export
 DBI::dbIsReadOnly
