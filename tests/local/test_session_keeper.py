@@ -116,7 +116,9 @@ def test_a_lost_driver_is_noticed_replaced_and_answers_right(session: Session, f
 
 def test_a_killed_resourcemanager_does_not_cost_the_session_its_driver(session: Session) -> None:
     before = session.healthy()
-    marker = f"-Drpicluster.unit={session.cluster.placement.cluster_id}/resourcemanager".encode()
+    cluster = session.cluster
+    unit = f"{cluster.placement.cluster_id}/{cluster.spec.manager.name}/resourcemanager"
+    marker = f"-Drpicluster.unit={unit}".encode()
     victims = [pid for pid, line in command_lines() if any(word == marker for word in line.split(b"\0"))]
     assert len(victims) == 1
     os.kill(victims[0], signal.SIGKILL)
