@@ -170,6 +170,13 @@ def test_sessions_whose_masters_and_executors_do_not_fit_the_workers_are_refused
     assert refused.value.hint == "write `sessions: {max: 1}`"
 
 
+def test_a_refusal_names_the_same_node_in_any_order() -> None:
+    named: dict[str, Node] = {"m": (PI_16G, 4, MANAGER), "b": (PI_2G, 4, WORKER), "a": (PI_2G, 4, WORKER)}
+    with pytest.raises(SizingRefused, match="4 sessions need") as refused:
+        size(*build(named, sessions=4))
+    assert refused.value.node == "a"
+
+
 @pytest.mark.parametrize("local", [True, False])
 def test_a_worker_at_its_floor_is_accepted_and_one_mib_below_refused(local: bool) -> None:
     os_mib = 0 if local else 256
@@ -287,7 +294,7 @@ def yarn_reason(memory: int) -> str:
         am_flags(),
         executor_flags(460, 1),
         executor_flags(3000, 4),
-        driver_flags(608),
+        driver_flags(576),
     ],
 )
 def test_every_jvm_has_one_collector_and_bounds_beside_its_heap(flags: tuple[str, ...]) -> None:

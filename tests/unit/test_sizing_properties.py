@@ -159,7 +159,8 @@ def check_nodes(spec: ClusterSpec, facts: ClusterFacts, sizes: Sizes) -> None:
         if node.reserve is not None:
             assert made.reserve_mib == node.reserve
         elif not spec.is_local:
-            assert OS_MIB <= made.reserve_mib <= OS_MIB + made.memory_mib // 16 + 1
+            assert abs(made.reserve_mib - OS_MIB - max(0, made.memory_mib - 4096) / 16) <= 1
+            assert made.reserve_mib >= OS_MIB
         promised = made.reserve_mib + sum(d.memory_mib for d in made.daemons.values())
         promised += made.drivers * sizes.driver.memory_mib + made.yarn_memory_mib
         assert promised <= made.memory_mib
@@ -184,7 +185,7 @@ def spark_sees_mib(heap_mib: int, cores: int) -> float:
 
 def check_containers(spec: ClusterSpec, sizes: Sizes) -> None:
     assert sizes.driver.memory_mib >= 1056
-    assert sizes.driver.memory_mib - sizes.driver.heap_mib >= 400
+    assert sizes.driver.memory_mib - sizes.driver.heap_mib >= 471
     for container in (sizes.application_master, sizes.executor):
         assert container.heap_mib + container.overhead_mib == container.memory_mib
         assert granted_mib(container, sizes) == container.memory_mib
