@@ -15,7 +15,7 @@ _COMFORT_FROM_MIB = 4096
 _COMFORT_MAX_MIB = 512
 _NODES_INCLUDED = 3
 
-# A driver with Spark Connect and Iceberg had up to 471 MiB beside its heap: two clients, bulk transfers.
+# A driver with Spark Connect and Iceberg peaked 471 MiB above its -Xmx: two clients, bulk transfers.
 DRIVER = JvmSize(
     memory_mib=1056,
     heap_mib=576,
