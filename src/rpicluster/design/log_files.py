@@ -94,8 +94,12 @@ def driver() -> bytes:
         f"# {HEADER}",
         "status = error",
         *_rolling("${sys:rpicluster.log}"),
+        *_console("SYSTEM_ERR"),
         "rootLogger.level = warn",
         "rootLogger.appenderRef.file.ref = file",
+        # What ends a driver is also told to its keeper, who quotes it.
+        "rootLogger.appenderRef.console.ref = console",
+        "rootLogger.appenderRef.console.level = error",
         *_levels(_SPARK_LEVELS),
     ]
     return ("\n".join(lines) + "\n").encode()

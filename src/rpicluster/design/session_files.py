@@ -99,6 +99,7 @@ def keeper_settings(inputs: Inputs, user: str, launch: Launch) -> bytes:
         ],
         "ui": f"http://{node.address}:{inputs.session_port(user, 'spark_ui')}",
         "resourcemanager": inputs.resourcemanager_url,
+        "namenode": f"http://{inputs.at(inputs.manager, 'namenode_http')}",
         "user": user,
         "probe_interval_s": 5,
         "probe_timeout_s": 5,

@@ -278,6 +278,9 @@ def _tables(inputs: Inputs) -> Iterator[Setting]:
         inputs.spec.tables.keep_snapshots_s * 1000,
         "`tables.keep_snapshots_s`: how far back a table can be read.",
     )
+    yield setting(
+        f"{table}.history.expire.min-snapshots-to-keep", 5, "A table can always be undone a little."
+    )
 
 
 def _connect() -> Iterator[Setting]:

@@ -23,6 +23,7 @@ _MOST_NODES = 240
 # Linux sends from 127.0.0.1 to every loopback address, and the NameNode tells DataNodes apart by sender
 # and data port: on one machine these ports must differ.
 _DATANODE_DATA_STEP = 10
+_LOCALHOST_SPREAD = 8000
 _ON_LOCALHOST = frozenset({"connect"})
 _UNIT_PORTS = {
     "namenode": ("namenode_rpc", "namenode_http"),
@@ -212,6 +213,8 @@ def _free_port(
     if name in _ON_LOCALHOST:
         everyone = siblings + [other_node for other in others for other_node in other.nodes.values()]
         used |= {other["ports"].get(name, 0) for other in everyone}
+        # All clusters of this machine share 127.0.0.1, and one that is stopped does not show its number.
+        first += int(allocation.cluster_id[:4], 16) % _LOCALHOST_SPREAD
     # A number that another daemon has as its standard would move that daemon too.
     used |= ({*MANAGER_PORTS.values(), *WORKER_PORTS.values(), *SESSION_PORTS.values()}) - {standard}
     for port in range(first, 65536, step):
