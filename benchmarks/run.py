@@ -1,0 +1,191 @@
+"""Measures what README and docs claim; writes benchmarks/results.md."""
+
+import json
+import os
+import platform
+import re
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rpicluster import rpackage
+from rpicluster.cluster import Cluster
+from rpicluster.nodes.local.first_spec import initial_spec
+from rpicluster.runtime import store
+
+ROOT = Path(__file__).parents[1]
+PROGRAM = [sys.executable, "-m", "rpicluster"]
+RUNS = 7
+SETTLE_S = 20
+TARGETS = {
+    "rpicluster --help": "≤ 150 ms",
+    'sql "select 1", warm, beyond Python\'s start': "≤ 0.6 s",
+    "cold up: HDFS out of safe mode, NodeManagers running": "≤ 30 s",
+    "idle daemons, PSS, against Java's default flags": "≤ 60 %",
+    "shipped per session": "≤ 4 MB",
+    "1e6 × 4 rows into R": "≤ 2 s",
+    "1e6 × 4 rows up from R": "≤ 4 s",
+    "warm rpicluster demo": "≤ 90 s",
+}
+
+
+def silent(*_: object) -> None:
+    """Report to nobody."""
+
+
+def seconds(command: list[str]) -> float:
+    started = time.perf_counter()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return time.perf_counter() - started
+
+
+def in_turn(command: list[str], base: list[str]) -> tuple[float, float]:
+    """Return the medians of two commands that were run in turn."""
+    pairs = [(seconds(command), seconds(base)) for _ in range(RUNS + 1)][1:]
+    return statistics.median(a for a, _ in pairs), statistics.median(b for _, b in pairs)
+
+
+def pss_mib(pid: int) -> float:
+    text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    return int(re.search(r"^Pss:\s+(\d+) kB", text, re.M)[1]) / 1024
+
+
+@contextmanager
+def stock_daemons(cluster: Cluster) -> Iterator[dict[str, int]]:
+    """Run the cluster's daemons with the same configuration and Java's own default flags."""
+    processes = {}
+    try:
+        for unit in cluster.rendered.units:
+            if unit.name.startswith("session"):
+                continue
+            argv = [part for part in unit.argv if not part.startswith(("-X", "-Drpicluster.unit"))]
+            environment = {k: v for k, v in unit.environment if k != "MALLOC_ARENA_MAX"}
+            processes[f"{unit.node}/{unit.name}"] = subprocess.Popen(
+                argv,
+                env=environment,
+                cwd=unit.directory,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+        yield {name: process.pid for name, process in processes.items()}
+    finally:
+        for process in processes.values():
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+
+
+def idle_memory(cluster: Cluster) -> tuple[float, float]:
+    """Return MiB of PSS of the six daemons, ours and with default flags."""
+    daemons = {
+        f"{s.node}/{s.unit}": s.pid for s in cluster.place.statuses() if not s.unit.startswith("session")
+    }
+    time.sleep(SETTLE_S)
+    ours = sum(pss_mib(pid) for pid in daemons.values() if pid)
+    cluster.stop(report=silent)
+    with stock_daemons(cluster) as pids:
+        deadline = time.monotonic() + 180
+        while True:
+            try:
+                if not cluster.namenode.safe_mode() and sum(n.is_running for n in cluster.yarn.nodes()) == 2:
+                    break
+            except Exception as error:
+                if time.monotonic() > deadline:
+                    raise TimeoutError("the daemons with default flags did not come up") from error
+            time.sleep(0.5)
+        time.sleep(SETTLE_S)
+        stock = sum(pss_mib(pid) for pid in pids.values())
+    cluster.start(report=silent)
+    return ours, stock
+
+
+def transfer(cluster: Cluster, folder: Path) -> dict[str, float]:
+    library = folder / "library"
+    rpackage.install(library)
+    out = folder / "transfer.json"
+    subprocess.run(
+        ["Rscript", str(ROOT / "tests" / "r" / "transfer.R"), str(out)],
+        env={**os.environ, "R_LIBS": str(library), "RPICLUSTER_CONNECTION": str(cluster.connection_path)},
+        check=True,
+    )
+    found: dict[str, float] = json.loads(out.read_text())
+    return found
+
+
+def measure(folder: Path) -> dict[str, str]:
+    os.environ["RPICLUSTER_STATE_DIR"] = str(folder / "state")
+    found = {}
+    python = [sys.executable, "-c", "pass"]
+    helped, base = in_turn([*PROGRAM, "--help"], python)
+    found["rpicluster --help"] = f"{helped * 1000:.0f} ms (python alone {base * 1000:.0f} ms)"
+    store.ensure()
+    spec = folder / "cluster.yml"
+    spec.write_text(initial_spec(name="bench", workers=2, memory=None))
+    cluster = Cluster.from_file(spec)
+    try:
+        with cluster.changing("bench"):
+            cluster.ensure_runtime(silent)
+            timings = list(cluster.apply(cluster.plan(), report=silent).values())
+        found["cold up: HDFS out of safe mode, NodeManagers running"] = f"{timings[0]:.1f} s"
+        found["cold up: first select 1 answered"] = f"{timings[1]:.1f} s"
+        one = ["sql", "--cluster", "bench", "select 1"]
+        warm, base = in_turn([*PROGRAM, *one], python)
+        found['sql "select 1", warm, beyond Python\'s start'] = f"{warm - base:.2f} s"
+        application = cluster.check_door()["application"]
+        staged = cluster.webhdfs.content_summary(f"/user/{cluster.login}/.sparkStaging/{application}")
+        found["shipped per session"] = f"{staged.length_bytes / 1e6:.2f} MB"
+        if shutil.which("Rscript"):
+            moved = transfer(cluster, folder)
+            found["1e6 × 4 rows into R"] = f"{moved['down_s']:.2f} s"
+            found["1e6 × 4 rows up from R"] = f"{moved['up_s']:.2f} s"
+        ours, stock = idle_memory(cluster)
+        found["idle daemons, PSS, against Java's default flags"] = (
+            f"{ours:.0f} of {stock:.0f} MiB, {100 * ours / stock:.0f} %"
+        )
+        cluster.destroy(report=silent)
+        seconds([*PROGRAM, "demo", "--yes"])
+        found["warm rpicluster demo"] = f"{seconds([*PROGRAM, 'demo', '--yes']):.0f} s"
+        Cluster.find("demo").destroy(report=silent)
+    except BaseException:
+        cluster.destroy(report=silent)
+        raise
+    return found
+
+
+def machine() -> str:
+    model = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.M)
+    load = os.getloadavg()[0]
+    return f"{os.cpu_count()} cores ({model[1] if model else platform.machine()}), load before {load:.1f}"
+
+
+def main() -> None:
+    where = machine()
+    with tempfile.TemporaryDirectory(prefix="rpicluster-bench-") as folder:
+        found = measure(Path(folder))
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False
+    ).stdout.strip()
+    lines = [
+        "# Figures",
+        "",
+        f"{time.strftime('%Y-%m-%d')}, commit {commit}; {platform.freedesktop_os_release()['PRETTY_NAME']}, "
+        f"{where}; Python {platform.python_version()}. Method: [README](README.md). "
+        "Virtual nodes on one machine, no real board.",
+        "",
+        "| figure | aim | measured |",
+        "|---|---|---|",
+        *(f"| {name} | {TARGETS.get(name, '–')} | {value} |" for name, value in found.items()),
+    ]
+    text = "\n".join(lines) + "\n"
+    (Path(__file__).parent / "results.md").write_text(text, encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
