@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -20,11 +20,16 @@ def silent(*_: object) -> None:
     """Report to nobody."""
 
 
-def bring_up(cluster: Cluster) -> dict[str, float]:
-    """Bring a cluster up as `rpicluster up --yes` does; return its timings."""
+def _bring_up(cluster: Cluster) -> dict[str, float]:
     with cluster.changing("up"):
         cluster.ensure_runtime(silent)
         return cluster.apply(cluster.plan(), report=silent)
+
+
+@pytest.fixture(scope="session")
+def bring_up() -> Callable[[Cluster], dict[str, float]]:
+    """Bring a cluster up as `rpicluster up --yes` does; returns its timings."""
+    return _bring_up
 
 
 @pytest.fixture(scope="session")
@@ -59,7 +64,7 @@ def cluster(
     if not spec.exists():
         spec.write_text(initial_spec(name="shared", workers=2, memory=None))
     found = Cluster.from_file(spec)
-    bring_up(found)
+    _bring_up(found)
     yield found
     if not kept:
         assert found.destroy(report=silent) == []

@@ -17,7 +17,7 @@ from rpicluster.design.rendering import render
 from rpicluster.design.sizes import Sizes
 from rpicluster.design.sizing import explain, size
 from rpicluster.design.units import Rendered
-from rpicluster.errors import LocalEngineError, SpecError, UsageError
+from rpicluster.errors import LocalEngineError, ServiceError, SpecError, Unreachable, UsageError
 from rpicluster.model.facts import ClusterFacts, Placement
 from rpicluster.model.spec import ClusterSpec
 from rpicluster.model.specfile import parse_spec
@@ -404,6 +404,15 @@ class Cluster:
             session.sql("select 1").rows()
             took = time.monotonic() - started
             return {"spark_version": session.version(), "application": session.app_id(), "answer_s": took}
+
+    def busy_nodes(self) -> list[str]:
+        """Return the names of the nodes that run tasks of the session now; none if Spark does not say."""
+        names = {placed.address: name for name, placed in self.placement.nodes.items()}
+        try:
+            executors = self.spark.executors(self.spark.application().id)
+        except (ServiceError, Unreachable):
+            return []
+        return sorted({names.get(e.node, e.node) for e in executors if e.active_tasks and not e.is_driver})
 
     def hdfs_path(self, path: str, *, default_name: str | None = None) -> str:
         """Return the absolute path for what a user typed: relative to the home; a folder gets the name."""

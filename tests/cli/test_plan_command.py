@@ -12,6 +12,7 @@ from rpicluster.cluster import Cluster
 from rpicluster.errors import RpiclusterError, SizingRefused
 from rpicluster.model.spec import ClusterSpec
 from rpicluster.nodes.local.first_spec import initial_spec
+from rpicluster.nodes.local.state import cluster_names, open_state
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("*.yml"))
@@ -21,6 +22,9 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.yml"))
 def own_state(tmp_path, monkeypatch):
     monkeypatch.setenv("RPICLUSTER_STATE_DIR", str(tmp_path / "state"))
     monkeypatch.chdir(tmp_path)
+    yield
+    for name in cluster_names(tmp_path / "state"):
+        open_state(name, root=tmp_path / "state").remove()
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)

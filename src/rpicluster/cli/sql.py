@@ -4,6 +4,8 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,6 +16,7 @@ from rpicluster.errors import UsageError
 
 if TYPE_CHECKING:
     from rpicluster.cluster import Cluster
+    from rpicluster.services.connect.execution import SqlProgress
 
 
 @click.command(
@@ -90,21 +93,14 @@ def run_statement(
 
         previous = signal.signal(signal.SIGINT, on_interrupt)
         try:
-            result = session.sql(
-                statement,
-                on_progress=lambda p: update(
-                    "stages",
-                    p.tasks_done,
-                    p.tasks_total or None,
-                    f"{p.stages_done}/{p.stages_total} stages, {p.tasks_done}/{p.tasks_total} tasks",
-                ),
-            )
+            result = session.sql(statement, on_progress=partial(_show_progress, cluster, update))
             columns = [(field.name, field.type) for field in result.schema]
             rows: list[tuple[Any, ...]] = []
-            for row in result.rows():
-                if max_rows is not None and len(rows) == max_rows:
+            for row in result.each_row():
+                if len(rows) == max_rows:
+                    result.close()
                     return columns, rows, True
-                rows.append(tuple(row))
+                rows.append(row)
             return columns, rows, False
         except Exception:
             if interrupted.is_set():
@@ -112,6 +108,18 @@ def run_statement(
             raise
         finally:
             signal.signal(signal.SIGINT, previous)
+
+
+def _show_progress(
+    cluster: "Cluster", update: Callable[[str, float, float | None, str], None], progress: "SqlProgress"
+) -> None:
+    if not progress.tasks_total:
+        return
+    done = f"{progress.stages_done}/{progress.stages_total} stages"
+    tasks = f"{progress.tasks_done}/{progress.tasks_total} tasks"
+    nodes = ", ".join(cluster.busy_nodes())
+    where = f" on {nodes}" if nodes else ""
+    update("stages", progress.tasks_done, progress.tasks_total, f"{done}, {tasks}{where}")
 
 
 @click.command(epilog=examples("rpicluster tables", "rpicluster tables flights", "rpicluster tables --json"))

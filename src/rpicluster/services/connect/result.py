@@ -51,7 +51,11 @@ class SqlResult:
         datetime without, binary → bytes, struct → dict, array → list, map → list of pairs, NULL → None.
         Raises UsageError for a value that Python has no type for, such as a date in the year 12000.
         """
-        return list(itertools.chain.from_iterable(self._python_rows(batch) for batch in self.batches()))
+        return list(self.each_row())
+
+    def each_row(self) -> Iterator[tuple[Any, ...]]:
+        """Iterate over the rows as `rows` would return them, as they arrive."""
+        return itertools.chain.from_iterable(self._python_rows(batch) for batch in self.batches())
 
     def close(self) -> None:
         """Give the result up; what still runs for it on the cluster is cancelled."""
