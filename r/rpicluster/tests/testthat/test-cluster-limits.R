@@ -24,6 +24,7 @@ test_that("Spark has no temporary tables, and a view takes no rows", {
   refused(con, "CREATE TEMPORARY TABLE r_temporary AS SELECT 1 AS a", "CREATE TEMPORARY")
   DBI::dbWriteTable(con, "r_temporary_view", data.frame(a = 1L), temporary = TRUE)
   refused(con, "INSERT INTO r_temporary_view VALUES (2)", "UNSUPPORTED_INSERT")
+  refused(con, "UPDATE r_temporary_view SET a = 2", "UNSUPPORTED_FEATURE")
 })
 
 test_that("Spark does not say how many rows a DELETE of whole files removed", {
