@@ -62,7 +62,10 @@ def cluster(
     os.environ["RPICLUSTER_STATE_DIR"] = str(folder / "state")
     spec = folder / "cluster.yml"
     if not spec.exists():
-        spec.write_text(initial_spec(name="shared", workers=2, memory=None))
+        # executors that one test no longer needs go back before the next test waits for them
+        spec.write_text(
+            initial_spec(name="shared", workers=2, memory=None) + "sessions: {idle_timeout_s: 30}\n"
+        )
     found = Cluster.from_file(spec)
     _bring_up(found)
     yield found

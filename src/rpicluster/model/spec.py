@@ -92,7 +92,7 @@ class Sessions(_Model):
 
     max: int | None = Field(default=None, ge=1, le=64, description="default: as many as fit, at most 4")
     idle_timeout_s: int = Field(
-        default=600, ge=30, description="after this long without work, executors above the warm one go back"
+        default=120, ge=30, description="after this long without work, executors above the warm one go back"
     )
 
 
