@@ -143,9 +143,13 @@ class Cluster:
     @cached_property
     def rendered(self) -> Rendered:
         """Every file and unit, as bytes."""
-        keeper = (files("rpicluster.session") / "keeper.py").read_bytes()
+        keeper = {
+            file.name: file.read_bytes()
+            for file in files("rpicluster.session.keeper").iterdir()
+            if file.name.endswith(".py")
+        }
         try:
-            return render(self.spec, self.sizes, self.placement, _runtime_id(), keeper_source=keeper)
+            return render(self.spec, self.sizes, self.placement, _runtime_id(), keeper_sources=keeper)
         except ValueError as error:
             raise SpecError(f"{self.spec_path}: {error}") from error
 

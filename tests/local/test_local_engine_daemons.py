@@ -46,7 +46,7 @@ class Hdfs:
         self.placement = allocate(self.state, self.spec, java_home=java.home, networks=NETWORKS)
         facts = cluster_facts(self.spec, java, self.state.directory)
         rendered = render(
-            self.spec, size(self.spec, facts), self.placement, runtime.path.name, keeper_source=b""
+            self.spec, size(self.spec, facts), self.placement, runtime.path.name, keeper_sources={}
         )
         units = tuple(unit for unit in rendered.units if unit.name in ("namenode", "datanode"))
         self.rendered = Rendered(rendered.files, units, rendered.runtime_hash)

@@ -18,6 +18,7 @@ import pytest
 from rpicluster.errors import RpiclusterError
 from rpicluster.services.connect.session import ConnectSession
 from rpicluster.session import housekeeping, keeper
+from rpicluster.session.keeper.records import read_json
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
@@ -85,12 +86,12 @@ class SecondDriver:
         path.write_text(json.dumps(self.settings))
         with (self.directory / "keeper.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, keeper.__file__, str(path)], stdout=log, stderr=log
+                [sys.executable, f"{keeper.__path__[0]}/__main__.py", str(path)], stdout=log, stderr=log
             )
         self.healthy()
 
     def status(self) -> dict[str, Any]:
-        return keeper.read_json(self.directory / "status.json")
+        return read_json(self.directory / "status.json")
 
     def healthy(self, restarts: int = 0) -> dict[str, Any]:
         deadline = time.monotonic() + HEALTHY_S

@@ -16,7 +16,9 @@ from rpicluster.model.specfile import parse_spec
 CASES = Path(__file__).parents[1] / "cases"
 NAMES = sorted(path.parent.name for path in CASES.glob("*/cluster.yml"))
 REGENERATE = os.environ.get("RPICLUSTER_REGENERATE") == "1"
-KEEPER = b"# The keeper's source: the caller passes it in.\n"
+KEEPER = {
+    name: f"# The keeper's {name}: the caller passes it in.\n".encode() for name in ("__main__.py", "loop.py")
+}
 
 
 def load(case: str) -> Inputs:
@@ -31,7 +33,7 @@ def load(case: str) -> Inputs:
 def rendered(case: str) -> Rendered:
     """Return what a case renders to now."""
     inputs = load(case)
-    return render(inputs.spec, inputs.sizes, inputs.placement, f"runtime-of-{case}", keeper_source=KEEPER)
+    return render(inputs.spec, inputs.sizes, inputs.placement, f"runtime-of-{case}", keeper_sources=KEEPER)
 
 
 def tree(result: Rendered) -> dict[str, bytes]:

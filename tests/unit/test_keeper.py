@@ -4,6 +4,7 @@ import ast
 import http.server
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,8 +18,10 @@ from typing import Any
 import pytest
 
 from rpicluster.session import keeper
+from rpicluster.session.keeper import config, processes
 
-KEEPER = Path(keeper.__file__)
+SOURCES = Path(keeper.__file__).parent
+KEEPER = SOURCES / "__main__.py"
 FAKE_DRIVER = Path(__file__).with_name("fake_driver.py")
 TOKEN = "the-token-that-nobody-may-see"
 
@@ -157,7 +160,7 @@ def session(tmp_path: Path) -> Iterator[Session]:
 
 
 def alive(pid: int) -> bool:
-    return keeper.process_stat(pid)[0] not in ("", "Z")
+    return processes.process_stat(pid)[0] not in ("", "Z")
 
 
 def until_gone(pid: int, limit_s: float = 10) -> bool:
@@ -343,13 +346,13 @@ def test_a_driver_that_outlived_its_keeper_is_ended_and_a_stranger_with_its_pid_
 ) -> None:
     outlived, stranger = (subprocess.Popen(["sleep", "100"], start_new_session=True) for _ in range(2))
     try:
-        stale = keeper.identity(stranger.pid)
+        stale = processes.identity(stranger.pid)
         session.set("status.json", json.dumps({"driver": {**stale, "start_ticks": stale["start_ticks"] - 1}}))
         session.start()
         session.until(lambda s: s.get("state") == "healthy", "healthy")
         session.stop()
         assert stranger.poll() is None
-        session.set("status.json", json.dumps({"driver": keeper.identity(outlived.pid)}))
+        session.set("status.json", json.dumps({"driver": processes.identity(outlived.pid)}))
         session.start()
         assert outlived.wait(timeout=10) == -signal.SIGKILL
         session.until(lambda s: s.get("state") == "healthy", "healthy")
@@ -464,15 +467,39 @@ def test_a_wrong_configuration_is_refused_with_the_key(
 ) -> None:
     path = session.directory / "keeper.json"
     path.write_text(json.dumps({**session.config, **change}))
-    with pytest.raises(keeper.ConfigError) as refusal:
-        keeper.load_config(str(path))
+    with pytest.raises(config.ConfigError) as refusal:
+        config.load_config(str(path))
     assert words in str(refusal.value)
     assert str(path) in str(refusal.value)
 
 
 def test_the_keeper_is_python_3_8_with_its_standard_library_alone() -> None:
-    tree = ast.parse(KEEPER.read_text(), feature_version=(3, 8))
-    imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
-    imported |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    sources = {path.stem: path.read_text() for path in SOURCES.glob("*.py")}
+    assert {"__init__", "__main__", "loop"} <= set(sources)
+    nodes = [node for text in sources.values() for node in ast.walk(ast.parse(text, feature_version=(3, 8)))]
+    imported = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    froms = {(node.level, node.module or "") for node in nodes if isinstance(node, ast.ImportFrom)}
+    imported |= {name for level, name in froms if not level}
     newer = {"tomllib", "zoneinfo", "graphlib"}
     assert {name.partition(".")[0] for name in imported} <= set(sys.stdlib_module_names) - newer
+    assert {(level, name) for level, name in froms if level} <= {(1, name) for name in sources}
+
+
+def test_the_keepers_files_alone_are_a_program_and_leave_no_other_files(session: Session) -> None:
+    place = session.directory / "session" / "keeper"
+    place.mkdir(parents=True)
+    for source in SOURCES.glob("*.py"):
+        shutil.copy(source, place)
+    path = session.directory / "keeper.json"
+    path.write_text(json.dumps({**session.config, "schema": 2}))
+    alone = [sys.executable, "-I", "-S"]  # without site-packages, PYTHONPATH and the like
+    there = "import importlib.util, sys; sys.exit(importlib.util.find_spec('rpicluster') is not None)"
+    assert subprocess.run([*alone, "-c", there], timeout=10, check=False).returncode == 0
+    command = [*alone, str(place / "__main__.py"), str(path)]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    assert (run.returncode, run.stdout) == (2, "")
+    assert run.stderr == f'keeper: {path}: "schema" must be 1\n'
+    assert {file.name for file in place.parent.rglob("*")} == {
+        "keeper",
+        *(source.name for source in SOURCES.glob("*.py")),
+    }

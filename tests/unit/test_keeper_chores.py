@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from rpicluster.session.keeper import LOG_LIMIT_BYTES, Chore, Chores, Config, Door, cut_log, last_words
+from rpicluster.session.keeper.chores import Chores
+from rpicluster.session.keeper.config import Chore, Config, Door
+from rpicluster.session.keeper.records import LOG_LIMIT_BYTES, cut_log, last_words
 
 
 def config(directory: Path, *chores: Chore) -> Config:

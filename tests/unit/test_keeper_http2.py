@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from rpicluster.session import keeper
-from rpicluster.session.keeper import (
+from rpicluster.session.keeper.doors import ask_connect, proto
+from rpicluster.session.keeper.http2 import (
     ACK,
     CONTINUATION,
     DATA,
@@ -25,15 +25,11 @@ from rpicluster.session.keeper import (
     PRIORITY,
     RST_STREAM,
     SETTINGS,
-    ProbeFailed,
-    Wire,
-    ask_connect,
     frame,
     header_block,
-    http_json,
     prefixed,
-    proto,
 )
+from rpicluster.session.keeper.wire import ProbeFailed, StopRequested, Wire, http_json
 
 DEADLINE_S = 0.5
 OK = header_block([("grpc-status", "0")])
@@ -251,7 +247,7 @@ def test_a_stop_request_ends_a_wait_for_an_answer(server: Server) -> None:
     server.keep_open = True
     with (
         Wire("127.0.0.1", server.port, 60, lambda: time.monotonic() > stop_at) as wire,
-        pytest.raises(keeper.StopRequested),
+        pytest.raises(StopRequested),
     ):
         stop_at = time.monotonic() + 0.3
         wire.exactly(1)

@@ -55,7 +55,7 @@ def all_settings(result: Rendered) -> dict[tuple[str, str, str], str]:
 def again(inputs: Inputs, **changes: object) -> Rendered:
     placement = inputs.placement
     spec = inputs.spec.model_copy(update=changes)
-    return render(spec, inputs.sizes, placement, "r", keeper_source=KEEPER)
+    return render(spec, inputs.sizes, placement, "r", keeper_sources=KEEPER)
 
 
 @every_case
@@ -198,7 +198,7 @@ def test_a_keeper_is_told_everything_but_the_secret(case: str) -> None:
 def test_the_main_class_and_its_doors_are_data() -> None:
     inputs = load("local-demo")
     launch = Launch("sparklyr.Shell", "/opt/gateway.jar", ("8880", "42"), (("spark.plugins", "a.Plugin"),))
-    result = render(inputs.spec, inputs.sizes, inputs.placement, "r", keeper_source=KEEPER, launch=launch)
+    result = render(inputs.spec, inputs.sizes, inputs.placement, "r", keeper_sources=KEEPER, launch=launch)
     document = json.loads(result.files["manager"]["session/keeper-ana.json"].content)
     assert document["java"][-5:] == ["--class", "sparklyr.Shell", "/opt/gateway.jar", "8880", "42"]
     assert "spark.plugins=a.Plugin" in document["java"]
@@ -206,8 +206,27 @@ def test_the_main_class_and_its_doors_are_data() -> None:
 
 def test_the_keeper_stands_on_the_manager_as_it_was_passed_in() -> None:
     result = rendered("local-demo")
-    assert result.files["manager"][layout.KEEPER].content == KEEPER
-    assert layout.KEEPER not in result.files["worker1"]
+    passed_in = {layout.keeper_file(name): source for name, source in KEEPER.items()}
+    below = {
+        node: {path: file.content for path, file in files.items() if path.startswith(f"{layout.KEEPER}/")}
+        for node, files in result.files.items()
+    }
+    assert below.pop("manager") == passed_in
+    assert not any(below.values())
+
+
+def test_a_changed_file_of_the_keeper_restarts_sessions_and_no_daemon() -> None:
+    inputs = load("pi4-3x4g")
+    before = rendered("pi4-3x4g")
+    for name in KEEPER:
+        keeper = {**KEEPER, name: b"# another\n"}
+        after = render(inputs.spec, inputs.sizes, inputs.placement, "r", keeper_sources=keeper)
+        changed = {
+            (unit.node, unit.name)
+            for unit in after.units
+            if unit_hash(unit, before.files[unit.node]) != unit_hash(unit, after.files[unit.node])
+        }
+        assert changed == {("pi1", "session-ana")}
 
 
 def test_a_changed_user_setting_restarts_sessions_and_no_daemon() -> None:
@@ -368,6 +387,6 @@ def test_rendering_does_not_depend_on_the_order_of_mappings() -> None:
         update={"nodes": dict(reversed(list(inputs.placement.nodes.items())))}
     )
     sizes = dataclasses.replace(inputs.sizes, nodes=dict(reversed(list(inputs.sizes.nodes.items()))))
-    assert render(inputs.spec, sizes, turned, "r", keeper_source=KEEPER) == render(
-        inputs.spec, inputs.sizes, inputs.placement, "r", keeper_source=KEEPER
+    assert render(inputs.spec, sizes, turned, "r", keeper_sources=KEEPER) == render(
+        inputs.spec, inputs.sizes, inputs.placement, "r", keeper_sources=KEEPER
     )

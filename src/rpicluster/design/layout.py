@@ -5,7 +5,7 @@ from rpicluster.model.facts import NodePaths
 SPARK_DEFAULTS = "spark/spark-defaults.conf"
 DFS_HOSTS = "hadoop/dfs-hosts"
 YARN_HOSTS = "hadoop/yarn-hosts"
-KEEPER = "session/keeper.py"
+KEEPER = "session/keeper"  # a directory of Python files
 
 # In HDFS.
 WAREHOUSE = "/warehouse"
@@ -15,6 +15,11 @@ CONTAINER_LOGS = "/logs"
 def session_unit(user: str) -> str:
     """Return the name of a user's session unit."""
     return f"session-{user}"
+
+
+def keeper_file(name: str) -> str:
+    """Return the rendered file that holds the keeper's source file `name`."""
+    return f"{KEEPER}/{name}"
 
 
 def keeper_settings(user: str) -> str:

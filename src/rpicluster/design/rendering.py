@@ -1,6 +1,7 @@
 """Every file and unit of a cluster, from spec, sizes and placement. The same input, the same bytes."""
 
 import shlex
+from collections.abc import Mapping
 
 from rpicluster.design import (
     daemon_units,
@@ -26,19 +27,20 @@ def render(
     placement: Placement,
     runtime_hash: str,
     *,
-    keeper_source: bytes,
+    keeper_sources: Mapping[str, bytes],
     launch: Launch = CONNECT,
 ) -> Rendered:
     """Return every file and every unit of the cluster.
 
-    `keeper_source` is the program that keeps a session; it runs on nodes without rpicluster. Raises
-    ValueError, naming the key or the node, for `spark:` extras that are refused and for a placement
-    that does not fit the spec.
+    `keeper_sources` is the program that keeps a session, file by file name; it runs on nodes without
+    rpicluster. Raises ValueError, naming the key or the node, for `spark:` extras that are refused and for
+    a placement that does not fit the spec.
     """
     inputs = Inputs.checked(spec, sizes, placement)
     files = {node.name: _common_files(inputs, node.name) for node in spec.nodes}
-    files[inputs.manager] |= _manager_files(inputs, keeper_source, launch)
-    sessions = tuple(session_files.session_unit(inputs, user) for user in inputs.users)
+    keeper = {layout.keeper_file(name): RenderedFile(source) for name, source in keeper_sources.items()}
+    files[inputs.manager] |= {**_manager_files(inputs, launch), **keeper}
+    sessions = tuple(session_files.session_unit(inputs, user, keeper) for user in inputs.users)
     return Rendered(
         files={name: dict(sorted(of_node.items())) for name, of_node in files.items()},
         units=(*daemon_units.daemon_units(inputs), *sessions),
@@ -69,13 +71,12 @@ def _common_files(inputs: Inputs, name: str) -> dict[str, RenderedFile]:
     return files
 
 
-def _manager_files(inputs: Inputs, keeper_source: bytes, launch: Launch) -> dict[str, RenderedFile]:
+def _manager_files(inputs: Inputs, launch: Launch) -> dict[str, RenderedFile]:
     files = {
         layout.DFS_HOSTS: RenderedFile(hdfs_files.dfs_hosts(inputs)),
         layout.YARN_HOSTS: RenderedFile(yarn_files.yarn_hosts(inputs)),
         "spark/log4j2.properties": RenderedFile(log_files.containers()),
         "spark/log4j2-driver.properties": RenderedFile(log_files.driver()),
-        layout.KEEPER: RenderedFile(keeper_source),
     }
     for user in inputs.users:
         document = session_files.keeper_settings(inputs, user, launch)

@@ -1,6 +1,7 @@
 """What a session's keeper reads: one JSON document with the driver's command, its doors and its chores."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from rpicluster.design import daemon_units, jvm, layout
@@ -55,20 +56,24 @@ class Launch:
 CONNECT = Launch("org.apache.spark.sql.connect.service.SparkConnectServer")
 
 
-def session_unit(inputs: Inputs, user: str) -> Unit:
-    """Return the unit that keeps the session of `user` on the manager."""
+def session_unit(inputs: Inputs, user: str, keeper_files: Iterable[str]) -> Unit:
+    """Return the unit that keeps the session of `user` on the manager; `keeper_files` are what it runs."""
     node, name = inputs.node(inputs.manager), layout.session_unit(user)
     conf = node.paths.conf
     return Unit(
         name=name,
         node=inputs.manager,
-        argv=(node.python, f"{conf}/{layout.KEEPER}", f"{conf}/{layout.keeper_settings(user)}"),
+        argv=(
+            node.python,
+            f"{conf}/{layout.keeper_file('__main__.py')}",
+            f"{conf}/{layout.keeper_settings(user)}",
+        ),
         environment=daemon_units.environment(inputs, inputs.manager, user),
         reads=(
             "hadoop/core-site.xml",
             "hadoop/hdfs-site.xml",
             "hadoop/yarn-site.xml",
-            layout.KEEPER,
+            *sorted(keeper_files),
             layout.keeper_settings(user),
             "spark/log4j2.properties",
             "spark/log4j2-driver.properties",

@@ -1,6 +1,7 @@
 """The session's token: made once, in a file that only its owner may read.
 
-Not `token.py`: keeper.py runs as a script of this directory, where that name would hide Python's own module.
+Not `token.py`: a keeper that runs from here has this directory in sys.path, where that name would hide
+Python's own module.
 """
 
 import os
@@ -8,7 +9,7 @@ import secrets
 from pathlib import Path
 
 from rpicluster.errors import LocalEngineError
-from rpicluster.session.keeper import ConfigError, read_secret
+from rpicluster.session.keeper.config import ConfigError, read_secret
 
 TOKEN_BYTES = 32  # 256 random bits, 43 characters of URL-safe Base64
 

@@ -1,0 +1,134 @@
+"""One round of questions to a driver, and what YARN knows about its application."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+from .config import Config, Door
+from .doors import DOOR_QUESTIONS
+from .wire import ProbeFailed, Wire, http_json
+
+RM_ENDED = ("FINISHED", "FAILED", "KILLED")
+
+
+class ApplicationEnded(ProbeFailed):
+    """YARN says that the application is over: asking again cannot help."""
+
+
+class Yarn:
+    """What the ResourceManager knows about this session's applications."""
+
+    def __init__(self, config: Config, stopping: Callable[[], bool]) -> None:
+        """Keep whom to ask; nothing is asked yet."""
+        self._config = config
+        self._stopping = stopping
+        self._apps = f"{config.resourcemanager}/ws/v1/cluster/apps"
+
+    def _ask(self, url: str, put: dict[str, str] | None = None) -> Any:
+        return http_json(url, self._config.probe_timeout_s, self._stopping, put)
+
+    def says(self, app_id: str) -> str:
+        """Return the application's state. Raises ApplicationEnded if it is over.
+
+        An unreachable ResourceManager is no reason to end a driver, as applications outlive its restart.
+        """
+        try:
+            app = self._ask(f"{self._apps}/{app_id}")["app"]
+            state, words = str(app["state"]), " ".join(str(app.get("diagnostics")).split())[:200]
+        except (ProbeFailed, KeyError, TypeError) as problem:
+            return f"unknown: {problem}"
+        if state in RM_ENDED:
+            raise ApplicationEnded(f"YARN says that {app_id} is {state}: {words}")
+        return state
+
+    def live(self) -> list[dict[str, Any]]:
+        """Return this session's applications that are not over. Raises ProbeFailed."""
+        url = f"{self._apps}?states=NEW,NEW_SAVING,SUBMITTED,ACCEPTED,RUNNING&user={quote(self._config.user)}"
+        try:
+            apps = (self._ask(url)["apps"] or {}).get("app") or []
+            return [app for app in apps if app["name"] == self._config.name]
+        except (AttributeError, KeyError, TypeError) as problem:
+            raise ProbeFailed(f"{url} answered something unexpected: {problem!r}") from problem
+
+    def queue(self) -> str:
+        """Return why an application is not started yet, in YARN's words, or nothing."""
+        try:
+            waiting = [app for app in self.live() if app["state"] == "ACCEPTED"]
+        except (ProbeFailed, KeyError):
+            return ""  # only a better wording of a wait that goes on anyway
+        if not waiting:
+            return ""
+        words = " ".join(str(waiting[0].get("diagnostics")).split())[:300]
+        return f"YARN to start the application master of {waiting[0]['id']}: {words}"
+
+    def kill(self, app_id: str) -> None:
+        """Ask YARN to end an application. Raises ProbeFailed."""
+        self._ask(
+            f"{self._apps}/{app_id}/state?user.name={quote(self._config.user)}", put={"state": "KILLED"}
+        )
+
+
+@dataclass(frozen=True)
+class Health:
+    """What a driver answered in one round of questions."""
+
+    app_id: str
+    doors: list[dict[str, Any]]
+    ui_ms: int
+    yarn: str
+
+
+class Probe:
+    """One round of questions to a driver: every door, the Spark UI, and YARN."""
+
+    def __init__(self, config: Config, token: str, yarn: Yarn, stopping: Callable[[], bool]) -> None:
+        """Choose one session id for the driver's whole life, so that rounds do not pile up sessions in it."""
+        self._config = config
+        self._token = token
+        self._yarn = yarn
+        self._stopping = stopping
+        self._session = str(uuid.uuid4())
+
+    def round(self) -> Health:
+        """Ask everything once. Raises ProbeFailed for the first wrong or missing answer."""
+        app_id, doors = "", []
+        for door in self._config.doors:
+            answered, took_ms = self._ask(door)
+            doors.append({"kind": door.kind, "host": door.host, "port": door.port, "answer_ms": took_ms})
+            app_id = app_id or answered
+        started = time.monotonic()
+        try:
+            self._ui_shows(app_id)
+        except ProbeFailed:
+            self._yarn.says(app_id)  # if the application is over, that is the better reason, and final
+            raise
+        return Health(app_id, doors, int((time.monotonic() - started) * 1000), self._yarn.says(app_id))
+
+    def _ask(self, door: Door) -> tuple[str, int]:
+        timeout_s, started = self._config.probe_timeout_s, time.monotonic()
+        try:
+            with Wire(door.host, door.port, timeout_s, self._stopping) as wire:
+                ask = DOOR_QUESTIONS[door.kind]
+                answered = ask(wire, self._token, self._config.user, self._session, timeout_s)
+        except ProbeFailed as problem:
+            if "INVALID_HANDLE" in str(problem):  # the machine slept longer than Spark keeps an idle session
+                self._session = str(uuid.uuid4())
+            raise ProbeFailed(f"the {door.kind} door: {problem}") from problem
+        return answered, int((time.monotonic() - started) * 1000)
+
+    def _ui_shows(self, app_id: str) -> None:
+        """Raise ProbeFailed unless the UI lists the application: it goes when the SparkContext stops."""
+        url = f"{self._config.ui}/api/v1/applications"
+        try:
+            listed = http_json(url, self._config.probe_timeout_s, self._stopping)
+        except ProbeFailed as problem:
+            raise ProbeFailed(f"the SparkContext is stopped or stuck: its UI, {problem}") from problem
+        if not isinstance(listed, list) or app_id not in [
+            app.get("id") for app in listed if isinstance(app, dict)
+        ]:
+            raise ProbeFailed(f"the Spark UI at {url} does not show {app_id}")

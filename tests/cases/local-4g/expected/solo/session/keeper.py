@@ -1,1 +1,0 @@
-# The keeper's source: the caller passes it in.
