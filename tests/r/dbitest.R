@@ -23,7 +23,6 @@ tweaks <- DBItest::tweaks(
   # hms and difftime go up as seconds: Spark 4.1 has no TIME type.
   time_typed = FALSE,
   temporary_tables = FALSE,
-  strict_identifier = FALSE,
   union = function(x) paste(x, collapse = " UNION ALL "),
   date_cast = function(x) paste0("DATE '", x, "'"),
   time_cast = function(x) paste0("'", x, "'"),

@@ -1,22 +1,14 @@
 # Everything that dbplyr needs to write Spark SQL. It is written for dbplyr 2.3.0 (Debian 12), which knows Hive but not
-# Spark SQL. Where a newer dbplyr has its own Spark SQL translation (simulate_spark_sql(), 2.4.0 and later), that is the
-# base and ours lies over it; how those versions behave is written from their documentation, not from a run.
+# Spark SQL. Where a newer dbplyr has a Spark SQL translation of its own (simulate_spark_sql(), later dialect_spark_sql()),
+# that is the base and ours lies over it. What is said here of newer versions is written from their documentation: dialects
+# leave a connection that has none to its own methods, and named windows are asked for by a generic in old versions only.
 
-rpi_methods_of_newer_dbplyr <- function() {
+# Generics that not every version has; S3method() in NAMESPACE would fail where they are gone.
+register_optional_methods <- function(...) {
   namespace <- asNamespace("dbplyr")
-  # dbplyr 2.6 and later ask for a dialect object; the connection itself carries our methods, so it keeps backticks.
-  if (exists("sql_dialect", namespace) && exists("new_sql_dialect", namespace)) {
-    registerS3method("sql_dialect", "RpiConnection", rpi_sql_dialect, envir = namespace)
-    registerS3method("sql_translation", "sql_dialect_rpicluster", rpi_translation, envir = namespace)
+  if (exists("supports_window_clause", namespace, inherits = FALSE)) {
+    registerS3method("supports_window_clause", "RpiConnection", function(con) TRUE, envir = namespace)
   }
-}
-
-rpi_sql_dialect <- function(con) {
-  get("new_sql_dialect", asNamespace("dbplyr"))(
-    "rpicluster",
-    quote_identifier = function(x) dbplyr::sql_quote(x, "`"),
-    has_window_clause = TRUE
-  )
 }
 
 #' dplyr verbs on a cluster
@@ -57,9 +49,6 @@ db_connection_describe.RpiConnection <- function(con, ...) {
   known <- c(info$cluster, info$dbname)
   paste(c("Spark", info$db.version, sprintf("[%s]", paste(known[!is.na(known)], collapse = "/"))), collapse = " ")
 }
-
-#' @exportS3Method dbplyr::supports_window_clause
-supports_window_clause.RpiConnection <- function(con) TRUE
 
 #' @exportS3Method dbplyr::sql_expr_matches
 sql_expr_matches.RpiConnection <- function(con, x, y, ...) {
@@ -115,6 +104,10 @@ as_table <- function(con, table) {
   }
   if (is.character(table) && !is.object(table)) {
     return(dbQuoteIdentifier(con, table))
+  }
+  if (inherits(table, "dbplyr_table_path")) {
+    # dbplyr 2.5 and later, not run: a path is quoted already.
+    return(SQL(as.character(unclass(table))))
   }
   SQL(as.character(dbplyr::escape(dbplyr::as.sql(table, con), con = con)))
 }

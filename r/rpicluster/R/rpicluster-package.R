@@ -38,8 +38,8 @@ session$forgotten <- character()
 .onLoad <- function(libname, pkgname) {
   reg.finalizer(session, function(session) close_bridges(names(session$bridges)), onexit = TRUE)
   if (isNamespaceLoaded("dbplyr")) {
-    rpi_methods_of_newer_dbplyr()
+    register_optional_methods()
   } else {
-    setHook(packageEvent("dbplyr", "onLoad"), function(...) rpi_methods_of_newer_dbplyr())
+    setHook(packageEvent("dbplyr", "onLoad"), register_optional_methods)
   }
 }

@@ -75,3 +75,9 @@ test_that("compute() makes a view, a cached view or a table", {
   ))
   expect_error(db_compute.RpiConnection(con, "v", "SELECT 1", temporary = FALSE, cache = TRUE), class = "rpicluster_error_usage")
 })
+
+test_that("a window that is used twice is named once", {
+  con <- fake_connection()
+  query <- lazy(g = 1, x = 1, con = con) |> group_by(g) |> mutate(a = mean(x, na.rm = TRUE), b = sd(x, na.rm = TRUE))
+  expect_match(sql_of(query), "WINDOW `win1` AS (PARTITION BY `g`)", fixed = TRUE)
+})
