@@ -18,18 +18,24 @@ def cli_page() -> str:
         "# Commands\n\nGenerated from `--help` by `make docs`. stdout is data, stderr is talk; "
         f'`--json` documents carry `"schema": 1`.\n\nExit codes: {EXIT_CODES}\n'
     ]
-    top = click.Context(cli, info_name="rpicluster")
+    top = click.Context(cli, info_name="rpicluster", help_option_names=["-h", "--help"])
     for name in COMMANDS:
         command = cli.get_command(top, name) or cli
-        parts.append(_section(command, f"rpicluster {name}"))
+        parts.append(_section(command, f"rpicluster {name}", top))
         if isinstance(command, click.Group):
             for key, subcommand in sorted(command.commands.items()):
-                parts.append(_section(subcommand, f"rpicluster {name} {key}"))
+                parts.append(_section(subcommand, f"rpicluster {name} {key}", top))
     return "\n".join(parts)
 
 
-def _section(command: click.Command, name: str) -> str:
-    context = click.Context(command, info_name=name, terminal_width=90, max_content_width=90)
+def _section(command: click.Command, name: str, top: click.Context) -> str:
+    context = click.Context(
+        command,
+        info_name=name,
+        terminal_width=90,
+        max_content_width=90,
+        help_option_names=top.help_option_names,
+    )
     return f"## {name}\n\n```\n{command.get_help(context).rstrip()}\n```\n"
 
 
