@@ -8,7 +8,6 @@ settings of pip and Maven, so that packages come from where this machine gets th
 import os
 import shutil
 import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,12 +116,3 @@ def run(order: tuple[str, ...], cache: Path, logs: Path) -> list[Step]:
             break
     shutil.rmtree(target, ignore_errors=True)
     return steps
-
-
-if __name__ == "__main__":
-    folder = Path(sys.argv[1])
-    results = [
-        run(order, folder, folder / "logs")
-        for order in (("make demo", "make test"), ("make test", "make demo"))
-    ]
-    sys.exit(0 if all(step.passed for steps in results for step in steps) else 1)
