@@ -191,7 +191,9 @@ setMethod("dbQuoteLiteral", "RpiConnection", function(conn, x, ...) {
     return(x)
   }
   if (is.list(x) && !inherits(x, c("blob", "POSIXlt"))) {
-    return(SQL(vapply(x, function(value) if (is.null(value)) "NULL" else if (is.raw(value)) spark_literal(conn, list(value)) else spark_literal(conn, value), "")))
+    # A raw vector in a list is one value, not many.
+    one <- function(value) if (is.null(value)) "NULL" else spark_literal(conn, if (is.raw(value)) list(value) else value)
+    return(SQL(vapply(x, one, "")))
   }
   SQL(vapply(seq_along(x), function(i) spark_literal(conn, x[i]), ""))
 })

@@ -119,3 +119,8 @@ test_that("a dropped connection is closed by the next one, not by the garbage co
 test_that("the package has the name of the tool that it belongs to", {
   expect_identical(utils::packageName(environment(rpi)), "rpicluster")
 })
+
+test_that("a raw vector in a list is one literal", {
+  con <- fake_connection()
+  expect_identical(as.character(DBI::dbQuoteLiteral(con, list(as.raw(c(0, 255)), NULL, 1L))), c("X'00ff'", "NULL", "1"))
+})
