@@ -14,7 +14,7 @@ from rpicluster.errors import RpiclusterError, UsageError
 
 _INSTALL_TIMEOUT_S = 300
 _ASK_TIMEOUT_S = 60
-NEEDED = ("DBI", "dbplyr", "dplyr", "reticulate", "jsonlite", "bit64", "blob", "hms", "rlang")
+NEEDED = ("DBI", "dbplyr", "dplyr", "reticulate", "jsonlite", "bit64", "blob")
 
 
 @contextmanager
@@ -35,7 +35,7 @@ def find_r() -> str:
         raise UsageError(
             "R is not installed",
             hint="sudo apt-get install r-base-core r-cran-dbi r-cran-dbplyr r-cran-dplyr r-cran-reticulate "
-            "r-cran-jsonlite r-cran-bit64 r-cran-blob r-cran-hms",
+            "r-cran-jsonlite r-cran-bit64 r-cran-blob",
         )
     return program
 

@@ -136,34 +136,3 @@ def arrow_type(spark_type: str) -> "pa.DataType":
     raise UsageError(
         f"{spark_type!r} is not a column type", hint=f"one of {', '.join(simple)}, decimal(precision,scale)"
     )
-
-
-def spark_type(arrow: "pa.DataType") -> str:
-    """Return the name of the type that Spark reads from Parquet written with `arrow`."""
-    import pyarrow.types as t
-
-    names = {
-        "int8": "tinyint",
-        "int16": "smallint",
-        "int32": "int",
-        "int64": "bigint",
-        "uint8": "smallint",
-        "uint16": "int",
-        "uint32": "bigint",
-        "uint64": "decimal(20,0)",
-        "float": "float",
-        "double": "double",
-        "bool": "boolean",
-        "string": "string",
-        "large_string": "string",
-        "binary": "binary",
-        "large_binary": "binary",
-        "date32[day]": "date",
-    }
-    if t.is_decimal(arrow):
-        return f"decimal({arrow.precision},{arrow.scale})"
-    if t.is_timestamp(arrow):
-        return "timestamp" if arrow.tz else "timestamp_ntz"
-    if t.is_dictionary(arrow):
-        return spark_type(arrow.value_type)
-    return names.get(str(arrow), str(arrow))

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rpicluster.errors import ServiceError, UsageError
-from rpicluster.services.csv_types import Column, TypeLadder, arrow_type, parse_types, spark_type
+from rpicluster.services.connect.types import type_of_arrow
+from rpicluster.services.csv_types import Column, TypeLadder, arrow_type, parse_types
 from rpicluster.services.tables import quoted_table
 
 if TYPE_CHECKING:
@@ -213,7 +214,7 @@ def _parquet_columns(paths: Sequence[Path], _: tuple[str, ...]) -> list[Column]:
     for path in paths[1:]:
         if not parquet.read_schema(path).equals(schema):
             raise UsageError(f"{path} has other columns than {paths[0]}")
-    return [Column(field.name, spark_type(field.type), "as in the file") for field in schema]
+    return [Column(field.name, type_of_arrow(field.type), "as in the file") for field in schema]
 
 
 def _rds_columns(paths: Sequence[Path], _: tuple[str, ...]) -> list[Column]:
