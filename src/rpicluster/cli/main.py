@@ -76,7 +76,7 @@ def cli(quiet: bool, no_progress: bool, debug: bool) -> None:
 
 def run(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code; the only place where errors become text."""
-    signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what was begun is cleaned up
     try:
         result = cli.main(arguments, prog_name="rpicluster", standalone_mode=False)
         return result if isinstance(result, int) else 0

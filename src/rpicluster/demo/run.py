@@ -17,6 +17,7 @@ from rpicluster.demo import data, proof
 from rpicluster.errors import RpiclusterError, SqlError, Unhealthy, UsageError
 from rpicluster.nodes.local.first_spec import initial_spec
 from rpicluster.nodes.local.state import state_root
+from rpicluster.services.connect.connection import Connection
 from rpicluster.services.ingest import prepare, write_table
 
 NAME = "demo"
@@ -113,7 +114,7 @@ def run(of: Cluster, folder: Path, connection: Path | None = None) -> Outcome:
     door = connection or of.connection_path
     results = of.state.directory / "demo"
     results.mkdir(mode=0o700, exist_ok=True)
-    with type(of.connection).load(door).session() as session:
+    with Connection.load(door).session() as session:
         application = session.app_id()
         before = _work(of, application)
         pipelines = _run_r(door, folder, results)
