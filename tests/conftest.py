@@ -1,14 +1,15 @@
 """One running cluster is shared by all tests that need one; only lifecycle tests start their own."""
 
+import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
 
 from rpicluster.cluster import Cluster
-from rpicluster.errors import LocalEngineError
+from rpicluster.errors import LocalEngineError, RpiclusterError
 from rpicluster.nodes.local.facts import find_java
 from rpicluster.nodes.local.first_spec import initial_spec
 from rpicluster.runtime import store
@@ -67,12 +68,36 @@ def cluster(
             initial_spec(name="shared", workers=2, memory=None) + "sessions: {idle_timeout_s: 30}\n"
         )
     found = Cluster.from_file(spec)
-    _bring_up(found)
-    yield found
-    if not kept:
-        assert found.destroy(report=silent) == []
-        shutil.rmtree(folder)
-    if before is None:
-        del os.environ["RPICLUSTER_STATE_DIR"]
-    else:
-        os.environ["RPICLUSTER_STATE_DIR"] = before
+    try:
+        _bring_up(found)
+        yield found
+    finally:
+        if not kept:
+            assert found.destroy(report=silent) == []
+            shutil.rmtree(folder)
+        if before is None:
+            del os.environ["RPICLUSTER_STATE_DIR"]
+        else:
+            os.environ["RPICLUSTER_STATE_DIR"] = before
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Add to a failed test's report how the shared cluster is: the failure may lie there."""
+    report = yield
+    shared = getattr(item, "funcargs", {}).get("cluster")
+    if report.failed and isinstance(shared, Cluster):
+        report.sections.append(("shared cluster", "\n".join(_condition(shared))))
+    return report
+
+
+def _condition(cluster: Cluster) -> Iterator[str]:
+    yield json.dumps(cluster.status().document(), indent=1)
+    try:
+        yield from (str(node) for node in cluster.yarn.nodes())
+        for application in cluster.yarn.applications():
+            if not application.is_final:
+                yield str(application)
+                yield from (str(container) for container in cluster.yarn.containers(application.id))
+    except RpiclusterError as error:
+        yield f"YARN: {error}"

@@ -172,7 +172,10 @@ def test_a_put_that_is_ended_in_the_middle_never_shows_its_name(
             if int(line):
                 child.stdin.write(b"\n")
                 child.stdin.flush()
-        found = names(hdfs, room)
+        # What was sent may still stand in socket buffers: the DataNode creates the file when it gets to it.
+        deadline = time.monotonic() + 30
+        while not (found := names(hdfs, room)) and time.monotonic() < deadline:
+            time.sleep(0.05)
         assert len(found) == 1 and found[0].endswith(SUFFIX)
         child.send_signal(signal_number)
     assert "f" not in names(hdfs, room)
