@@ -237,7 +237,9 @@ def test_a_driver_killed_in_the_middle_of_a_write_leaves_the_old_table_and_no_ha
         assert reader.sql("SELECT count(*) FROM rpi.default.half_written.snapshots").rows() == [(1,)]
         second.healthy(restarts=before["restarts"] + 1)
         with second.session() as again:
-            assert again.sql("SELECT count(*), sum(id) FROM half_written", timeout_s=120).rows() == [(100, 4950)]
+            assert again.sql("SELECT count(*), sum(id) FROM half_written", timeout_s=120).rows() == [
+                (100, 4950)
+            ]
             again.sql("INSERT INTO half_written SELECT id FROM range(100, 110)")
         assert reader.sql("SELECT count(*), sum(id) FROM half_written").rows() == [(110, 5995)]
 
