@@ -294,3 +294,14 @@ def test_housekeeping_expires_old_snapshots_keeps_the_last_five_and_every_row(
         assert session.sql("SELECT count(*) FROM rpi.default.`odd ``name'`.snapshots").rows() == [(5,)]
         assert session.sql("SELECT turn FROM `odd ``name'`").rows() == [(7,)]
         session.sql("DROP TABLE `odd ``name'`")
+
+
+def test_housekeeping_removes_the_logs_of_ended_applications(cluster: Any, tmp_path: Path) -> None:
+    hdfs = cluster.webhdfs
+    ended = f"/logs/{cluster.login}/bucket-logs-tfile/0000/application_1_0000"
+    (tmp_path / "log").write_text("said something once")
+    hdfs.put(tmp_path / "log", f"{ended}/node")
+    run_housekeeping(cluster, tmp_path)
+    assert hdfs.exists(f"{ended}/node"), "a week has not gone by"
+    run_housekeeping(cluster, tmp_path, "--keep-logs-s", "0")
+    assert not hdfs.exists(ended)

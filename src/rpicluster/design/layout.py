@@ -10,6 +10,7 @@ KEEPER = "session/keeper"  # a directory of Python files
 # In HDFS.
 WAREHOUSE = "/warehouse"
 CONTAINER_LOGS = "/logs"
+LOGS_KEPT_S = 7 * 86400
 
 
 def session_unit(user: str) -> str:

@@ -21,7 +21,6 @@ CONTAINER_ENVIRONMENT = (
     "SPARK_HOME",
     "SPARK_LOCAL_IP",
 )
-LOGS_KEPT_S = 7 * 86400
 
 
 def yarn_site(inputs: Inputs, name: str) -> Iterator[Setting]:
@@ -80,9 +79,9 @@ def _logs() -> Iterator[Setting]:
     yield setting("yarn.nodemanager.remote-app-log-dir", layout.CONTAINER_LOGS, "In HDFS; default /tmp/logs.")
     yield setting(
         "yarn.log-aggregation.retain-seconds",
-        LOGS_KEPT_S,
-        "A week. Hadoop deletes them in its JobHistoryServer, which does not run here: this value is "
-        "what clean-up reads.",
+        layout.LOGS_KEPT_S,
+        "A week. Hadoop deletes them in its JobHistoryServer, which does not run here: the session's daily "
+        "housekeeping does.",
     )
 
 

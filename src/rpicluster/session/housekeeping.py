@@ -1,4 +1,4 @@
-"""Expire old snapshots and remove orphan files of every table, through the session's own door.
+"""Expire old snapshots, orphan files of every table and logs of old applications, as the session's user.
 
 Run as `python -m rpicluster.session.housekeeping CONNECTION.json`; the keeper does so once a day. What is
 kept by default, and why: docs/explanation/tables.md.
@@ -14,9 +14,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from rpicluster.design.layout import CONTAINER_LOGS, LOGS_KEPT_S
 from rpicluster.errors import RpiclusterError, UsageError
 
 if TYPE_CHECKING:
+    from rpicluster.services.connect.connection import Connection
     from rpicluster.services.connect.result import SqlResult
 
 CATALOG = "rpi"
@@ -129,18 +131,31 @@ def _timestamp(seconds: float) -> str:
     return f"TIMESTAMP '{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S} UTC'"
 
 
+def _expire_logs(connection: "Connection", before_s: float) -> int:
+    from rpicluster.services.log_expiry import expire
+    from rpicluster.services.transport import Transport
+    from rpicluster.services.webhdfs import WebHdfs
+
+    hdfs = WebHdfs(Transport(), connection.webhdfs, connection.webhdfs_user)
+    return sum(1 for _ in expire(hdfs, CONTAINER_LOGS, before_s=before_s))
+
+
 def main(arguments: Sequence[str], say: Callable[[str], object] = sys.stdout.write) -> int:
     """Look after the tables of one connection; returns 0, or 1 if a table or the session failed."""
     parser = argparse.ArgumentParser(prog="python -m rpicluster.session.housekeeping", description=__doc__)
     parser.add_argument("connection", type=Path, metavar="CONNECTION.json")
     parser.add_argument("--keep-snapshots-s", type=int, default=KEEP_SNAPSHOTS_S, metavar="N")
     parser.add_argument("--keep-orphan-files-s", type=int, default=KEEP_ORPHAN_FILES_S, metavar="N")
+    parser.add_argument("--keep-logs-s", type=int, default=LOGS_KEPT_S, metavar="N")
     options = parser.parse_args(arguments)
     count = failed = 0
     try:
         from rpicluster.services.connect.connection import Connection
 
-        with Connection.load(options.connection).session() as session:
+        connection = Connection.load(options.connection)
+        logs = _expire_logs(connection, time.time() - options.keep_logs_s)
+        say(f"removed the logs of {logs} old applications\n")
+        with connection.session() as session:
             for tidied in tidy(
                 session,
                 keep_snapshots_s=options.keep_snapshots_s,
