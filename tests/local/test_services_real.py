@@ -205,25 +205,3 @@ def test_the_namenode_shows_its_datanodes_alive(cluster: "Cluster") -> None:
 def test_room_is_told_after_replication(hdfs: WebHdfs) -> None:
     space = hdfs.df()
     assert 0 < space.fits_bytes <= space.remaining_bytes <= space.capacity_bytes
-
-
-def test_a_put_runs_near_the_speed_of_curl(hdfs: WebHdfs, room: str, tmp_path: Path) -> None:
-    source = random_file(tmp_path / "in", 100 * MIB)
-    url = hdfs.url("CREATE", f"{room}/curl", {"overwrite": "true"})
-
-    def best(work: list[object] | None) -> float:
-        times = []
-        for number in range(3):
-            started = time.monotonic()
-            if work:
-                subprocess.run([str(part) for part in work], check=True, capture_output=True)
-            else:
-                hdfs.put(source, f"{room}/{number}")
-            times.append(time.monotonic() - started)
-        return min(times)
-
-    curl_s = best(["curl", "--fail", "-s", "-L", "-T", source, url])
-    ours_s = best(None)
-    print(f"\nput 100 MiB: curl {100 / curl_s:.0f} MiB/s, rpicluster {100 / ours_s:.0f} MiB/s")
-    # Verification costs CPU and reads checksums back; measured: about as fast, 1.5 times slower under load.
-    assert ours_s < 3 * curl_s + 0.5

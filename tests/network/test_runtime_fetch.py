@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import textwrap
-import time
 import zipfile
 from pathlib import Path
 
@@ -68,12 +67,6 @@ def test_it_is_whole_and_smaller_than_what_was_fetched(runtime, cache):
     assert installed(cache) == runtime
     assert 400e6 < runtime.size_bytes < 480e6
     assert runtime.pruned_bytes > 200e6
-
-
-def test_a_warm_ensure_takes_a_moment(runtime, cache):
-    start = time.perf_counter()
-    assert ensure(cache) == runtime
-    assert time.perf_counter() - start < 0.5
 
 
 def test_a_second_fetch_elsewhere_gives_the_same_bytes(runtime, tmp_path):

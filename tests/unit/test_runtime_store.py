@@ -8,7 +8,6 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -309,11 +308,3 @@ def test_a_broken_lock_is_refused(change, said):
     change(document)
     with pytest.raises(RuntimeFetchError, match=said):
         parse_lock(json.dumps(document))
-
-
-def test_a_warm_ensure_is_quick(shop, cache):
-    install(shop, cache)
-    start = time.perf_counter()
-    for _ in range(10):
-        install(shop, cache)
-    assert (time.perf_counter() - start) / 10 < 0.05
