@@ -8,9 +8,13 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import clean_clone
+from clean_clone import Step
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "results" / "long"
@@ -26,18 +30,32 @@ def commit() -> str:
     return done.stdout.strip()
 
 
-def run_case(order: tuple[str, ...], at: str) -> list[dict[str, object]]:
+def marked_long() -> list[Step]:
+    """Run the tests that are marked `long` here, on this machine."""
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "long"]
+    started = time.monotonic()
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
+    print(done.stdout)
+    lines = done.stdout.strip().splitlines()
+    return [Step("pytest -m long", done.returncode == 0, time.monotonic() - started, lines[-1])]
+
+
+def clean_clones(order: tuple[str, ...], logs: Path) -> list[Step]:
+    """Run commands one after the other in one clean root."""
+    return clean_clone.run(order, Path(os.environ.get(CACHE_VARIABLE, RESULTS)), logs)
+
+
+def run_case(name: str, run: Callable[[], list[Step]], at: str) -> list[Step]:
     """Return the steps of one case, from its record if it passed before on this commit."""
-    record = RESULTS / at / f"{'-then-'.join(order).replace(' ', '-')}.json"
+    record = RESULTS / at / f"{name.replace(' ', '-')}.json"
     if record.exists():
-        steps: list[dict[str, object]] = json.loads(record.read_text())
-        if all(step["passed"] for step in steps):
-            print(f"{' then '.join(order)}: passed before")
+        steps = [Step(**fields) for fields in json.loads(record.read_text())]
+        if all(step.passed for step in steps):
+            print(f"{name}: passed before")
             return steps
-    cache = Path(os.environ.get(CACHE_VARIABLE, RESULTS))
-    steps = [step.__dict__ for step in clean_clone.run(order, cache, record.parent / "logs")]
+    steps = run()
     record.parent.mkdir(parents=True, exist_ok=True)
-    record.write_text(json.dumps(steps, indent=1))
+    record.write_text(json.dumps([asdict(step) for step in steps], indent=1))
     return steps
 
 
@@ -46,25 +64,29 @@ def main() -> int:
         print("error: needs root and debootstrap\n\nhint: sudo apt-get install debootstrap", file=sys.stderr)
         return 2
     at = commit()
-    cases = [(order, run_case(order, at)) for order in ORDERS]
+    runs = {"the tests marked long": marked_long}
+    for order in ORDERS:
+        runs[" then ".join(order)] = partial(clean_clones, order, RESULTS / at / "logs")
+    cases = [(name, run_case(name, run, at)) for name, run in runs.items()]
     rows = [
-        f"| {' then '.join(order)} | {step['command']} | {'passed' if step['passed'] else 'FAILED'} "
-        f"| {step['seconds']:.0f} s | `{step['last_line']}` |"
-        for order, steps in cases
+        f"| {name} | `{step.command}` | {'passed' if step.passed else 'FAILED'} "
+        f"| {step.seconds:.0f} s | `{step.last_line}` |"
+        for name, steps in cases
         for step in steps
     ]
     lines = [
         "# Long tests",
         "",
-        f"Made by `make test-long` on {time.strftime('%Y-%m-%d')} at commit {at}: a clean clone inside a "
-        f"debootstrapped {clean_clone.RELEASE} minbase with {clean_clone.INCLUDED.replace(',', ', ')}.",
+        f"Made by `make test-long` on {time.strftime('%Y-%m-%d')} at commit {at}. The orders ran in a clean "
+        f"clone inside a debootstrapped {clean_clone.RELEASE} minbase with "
+        f"{clean_clone.INCLUDED.replace(',', ', ')}.",
         "",
         "| case | step | outcome | took | last line |",
         "|---|---|---|---|---|",
         *rows,
     ]
     PAGE.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return 0 if all(step["passed"] for _, steps in cases for step in steps) else 1
+    return 0 if all(step.passed for _, steps in cases for step in steps) else 1
 
 
 if __name__ == "__main__":
