@@ -252,7 +252,7 @@ def _error(cause: Cause, why: str, hint: str, target: SshTarget, node: str) -> R
 
 _SUDO_ASKS = re.compile(
     r"sudo: a password is required|sudo: a terminal is required|no tty present and no askpass|"
-    r"sudo: no password was provided"
+    r"sudo: no password was provided|sudo: interactive authentication is required"
 )
 _SUDO_WRONG = re.compile(r"Sorry, try again|incorrect password attempt")
 _SUDO_NEVER = re.compile(
@@ -265,9 +265,6 @@ _NO_PYTHON = re.compile(r"python3: (?:command )?not found|[‘']?python3[’']?:
 def explain_command(status: int, stderr: str, target: SshTarget, node: str, *, what: str) -> RpiclusterError:
     """Return the error for a command that ran on a node and ended with `status`; `what` names it."""
     place = f"{node} ({destination(target)})"
-    if _SUDO_ASKS.search(stderr):
-        hint = f"give the password when asked, or let {target.user or 'the user'} use sudo without one"
-        return SudoRefused(f"{place}: sudo needs a password", node=node, needs_password=True, hint=hint)
     if _SUDO_WRONG.search(stderr):
         return SudoRefused(
             f"{place}: sudo does not take this password",
@@ -275,6 +272,9 @@ def explain_command(status: int, stderr: str, target: SshTarget, node: str, *, w
             needs_password=True,
             hint=f"try it yourself: {login_command(target, '-t')} sudo true",
         )
+    if _SUDO_ASKS.search(stderr):
+        hint = f"give the password when asked, or let {target.user or 'the user'} use sudo without one"
+        return SudoRefused(f"{place}: sudo needs a password", node=node, needs_password=True, hint=hint)
     if _SUDO_NEVER.search(stderr) or _NO_SUDO.search(stderr):
         line = next(line for line in stderr.splitlines() if _SUDO_NEVER.search(line) or _NO_SUDO.search(line))
         return SudoRefused(

@@ -18,6 +18,9 @@ _PSEUDO = frozenset(
     | {"efivarfs", "nsfs", "rpc_pipefs", "squashfs", "selinuxfs"}
 )
 
+# lxcfs stands over single files of /proc, systemd-nspawn shows its host's files below /run/host.
+_VIEWS = ("/proc/", "/sys/", "/dev/", "/run/host/")
+
 
 def read_disks(text: str, card: str, ids: str) -> tuple[Disk, ...]:
     """Return the disks from `lsblk -J -b`, what the card says of itself, and /dev/disk/by-id.
@@ -120,8 +123,8 @@ def read_mounts(text: str, space: str, disks: tuple[Disk, ...]) -> tuple[Mount, 
     for line in text.splitlines():
         source, path, kind, options, *_ = line.split(" ")
         path = _unescape(path)
-        if kind in _PSEUDO or path.startswith(("/proc/", "/sys/", "/dev/")):
-            continue  # also lxcfs, which stands over single files of /proc
+        if kind in _PSEUDO or path.startswith(_VIEWS):
+            continue
         total, free, used = sizes.get(path, (None, None, None))
         mounts.append(
             Mount(
