@@ -91,9 +91,7 @@ def test_a_second_line_in_cmdline_txt_is_kept_so_that_it_can_be_found() -> None:
 
 
 def test_disks_are_told_apart_by_what_they_are() -> None:
-    kinds = {
-        (name, disk.name): disk.kind for name in cases.NAMES for disk in cases.facts(name).disks
-    }
+    kinds = {(name, disk.name): disk.kind for name in cases.NAMES for disk in cases.facts(name).disks}
     assert kinds["pi4-ubuntu-22.04", "sda"] is DiskKind.USB_SSD
     assert kinds["pi4-ubuntu-24.04", "sda"] is DiskKind.USB_HDD
     assert kinds["pi4-rpios-bookworm", "sda"] is DiskKind.USB_STICK
@@ -198,4 +196,4 @@ def test_sizing_gets_what_it_needs_from_a_machine() -> None:
 
 
 def _section(answer: str, name: str) -> str:
-    return answer.split(f"begin {name}\n")[1].split("\nMARK end")[0]
+    return answer.split(f"begin {name}\n")[1].split("\nMARK end", maxsplit=1)[0]

@@ -42,6 +42,9 @@ class Cause(StrEnum):
     UNKNOWN = "ssh failed"
 
 
+# The one debug line that says something new: the shared connection went away under a command.
+_DEBUG = re.compile(r"debug\d: (?!Control master terminated)")
+
 _Hint = Callable[["re.Match[str]", SshTarget, str], str]
 
 
@@ -105,9 +108,15 @@ _MESSAGES: tuple[tuple[str, Cause, str, _Hint], ...] = (
         _changed_hint,
     ),
     (
-        r"No (\S+) host key is known for|Host key verification failed",
+        r"No (\S+) host key is known for",
         Cause.HOST_KEY_UNKNOWN,
         "its host key is not known, and this is not the first contact",
+        lambda match, target, said: f"look at its fingerprint and accept it once: {login_command(target)}",
+    ),
+    (
+        r"Host key verification failed",
+        Cause.HOST_KEY_UNKNOWN,
+        "the key of a host on the way to it (ProxyJump) is not known",
         lambda match, target, said: f"look at its fingerprint and accept it once: {login_command(target)}",
     ),
     (
@@ -187,24 +196,25 @@ _MESSAGES: tuple[tuple[str, Cause, str, _Hint], ...] = (
         lambda match, target, said: f"mend what it names, then: {login_command(target, '-G')}",
     ),
     (
-        r"Timeout, server \S+ not responding|Broken pipe|closed by remote host|read from master failed"
-        r"|Control master terminated unexpectedly",
-        Cause.LOST,
-        "the connection broke while a command ran, or a signal ended the command",
-        _verbose,
-    ),
-    (
         r"kex_exchange_identification|ssh_exchange_identification|Connection (?:closed|reset) by|"
         r"Session open refused|[Dd]isconnected from",
         Cause.CLOSED,
         "it closes the connection: too many at once, a firewall, or an sshd that cannot start a login",
         _says("on the node: sudo journalctl -u ssh -n 50"),
     ),
+    (
+        r"Timeout, server \S+ not responding|Broken pipe|closed by remote host|read from master failed"
+        r"|Control master terminated unexpectedly",
+        Cause.LOST,
+        "the connection broke while a command ran, or a signal ended the command",
+        _verbose,
+    ),
 )
 
 
 def explain(said: str, target: SshTarget, node: str) -> RpiclusterError:
-    """Return the error for an ssh that ran no command; `said` is all that it printed."""
+    """Return the error for an ssh that ran no command; `said` is all that it printed, debug lines too."""
+    said = "\n".join(line for line in said.splitlines() if not _DEBUG.match(line))
     for pattern, cause, template, hint in _MESSAGES:
         match = re.search(pattern, said, re.S if cause is Cause.KEY_FILE else 0)
         if match:
@@ -215,8 +225,13 @@ def explain(said: str, target: SshTarget, node: str) -> RpiclusterError:
     return _error(Cause.UNKNOWN, why, f"see what ssh does: {login_command(target, '-v')} true", target, node)
 
 
-def silent(target: SshTarget, node: str, *, logged_in: bool, deadline_s: float) -> NodeUnreachable:
-    """Return the error for a node that did not answer before the deadline."""
+def silent(
+    target: SshTarget, node: str, *, logged_in: bool, deadline_s: float, said: str = ""
+) -> RpiclusterError:
+    """Return the error for a node that did not finish before the deadline; `said` is what came until then."""
+    explained = explain(said, target, node)
+    if getattr(explained, "cause", None) == Cause.WRONG_USER:  # cloud-init says it, then waits
+        return explained
     if logged_in:
         why = f"it let us in and did not finish within {deadline_s:g} s"
     else:

@@ -108,13 +108,13 @@ def _system(reader: Reader, probe: ClockProbe | None) -> dict[str, object]:
 
 
 def _deployed(reader: Reader) -> dict[str, object]:
-    modes = reader.text("modes")
+    hashes = reader.text("hashes")
     manifest = "manifest" in reader.sections
     return {
         "daemons": reader.read("daemons", read_deployed.read_daemons, ()),
         "package_managers": tuple(reader.text("package-managers").splitlines()),
         "manifest": reader.read("manifest", read_deployed.read_manifest, None) if manifest else None,
-        "deployed": reader.read("hashes", lambda text: read_deployed.read_deployed(text, modes), {})
+        "deployed": reader.read("modes", lambda text: read_deployed.read_deployed(text, hashes), {})
         if manifest
         else {},
     }

@@ -27,13 +27,18 @@ CONNECT_TIMEOUT_S = 5.0
 KEEP_OPEN_S = 60  # how long a connection without work stays open for the next command
 _ALIVE_INTERVAL_S = 5  # a dead connection is noticed after three of these
 _CLOSE_TIMEOUT_S = 2.0
+_PROXY = "debug1: Executing proxy command"
+_PROXY_DEADLINE_S = 10.0
+_WORDS_BYTES = 4096  # of an unfinished answer, to look for a reason in
 _SSH_FAILED = 255  # ssh(1): "exits with the exit status of the remote command or with 255"
 
 _FORBIDDEN = re.compile(r"[^A-Za-z0-9._:%@+-]")
 _NEW_KEY = re.compile(r"Permanently added .* to the list of known hosts")
 _SERVER_KEY = re.compile(r"^debug1: Server host key: (\S+) (\S+)", re.M)
 _NEW_CONNECTION = re.compile(r"^(?:debug1: )?Authenticated to ", re.M)
-_SESSION = re.compile(r"^debug1: (?:mux_client_request_session: master session id|Sending command: )", re.M)
+_LOGGED_IN = re.compile(
+    r"^(?:debug\d: )?(?:Authenticated to |mux_client_hello_exchange: master version |Sending command: )", re.M
+)
 _EXIT_STATUS = re.compile(r"^debug\d: .*(?:Received exit status from master|rtype exit-status)", re.M)
 
 # As root: throw away lines until the marker. sudo has read the password before it, or it needed none,
@@ -129,9 +134,10 @@ class OpenSsh:
             said = _text(log)
             remote = _text(errors)
         if exchange.timed_out:
-            logged_in = bool(_SESSION.search(said) or _NEW_CONNECTION.search(said))
+            logged_in = bool(_LOGGED_IN.search(said))
             self.close(target)
-            raise failures.silent(target, node, logged_in=logged_in, deadline_s=deadline_s)
+            words = exchange.stdout[:_WORDS_BYTES].decode(errors="replace") + remote
+            raise failures.silent(target, node, logged_in=logged_in, deadline_s=deadline_s, said=words)
         if exchange.flooded:
             raise RpiclusterError(
                 f"{node} ({failures.destination(target)}): {argv[0]} printed more than "
@@ -139,7 +145,13 @@ class OpenSsh:
                 hint=f"does a login print without end? {failures.login_command(target)} true | head",
             )
         if exchange.status == _SSH_FAILED and not _EXIT_STATUS.search(said):
-            raise failures.explain(said + remote, target, node)
+            error = failures.explain(said + remote, target, node)
+            if _PROXY in said and getattr(error, "cause", None) in (
+                failures.Cause.CLOSED,
+                failures.Cause.UNKNOWN,
+            ):
+                raise failures.explain(self._ask_proxy(target, first_contact), target, node)
+            raise error
         if sudo and exchange.status != 0:
             error = failures.explain_command(exchange.status, remote, target, node, what=argv[0])
             if isinstance(error, SudoRefused):
@@ -219,6 +231,18 @@ class OpenSsh:
         for name, value in settings.items():
             words += ["-o", f"{name}={value}"]
         return words
+
+    def _ask_proxy(self, target: SshTarget, first_contact: bool) -> str:
+        """Return what a jump host says; with a shared connection ssh throws its words away."""
+        with tempfile.TemporaryDirectory(prefix="rpicluster-ssh-") as scratch:
+            log, errors = Path(scratch) / "log", Path(scratch) / "stderr"
+            words = self.options(target, log, first_contact=first_contact)
+            # The first value of an option counts.
+            alone = ["-o", "ControlMaster=no", "-o", "ControlPath=none", "-o", "ControlPersist=no"]
+            line = [words[0], *alone, *words[1:], "--", target.host, "true"]
+            with errors.open("wb+") as stderr:
+                self._exchange(line, b"", stderr, None, None, _PROXY_DEADLINE_S)
+            return _text(log) + _text(errors)
 
     def _where(self, target: SshTarget) -> list[str]:
         # The spec's pattern says so already; here nothing that came another way gets through either.

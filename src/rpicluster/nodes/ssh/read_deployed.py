@@ -47,18 +47,20 @@ def read_manifest(text: str) -> Manifest:
     )
 
 
-def read_deployed(hashes: str, modes: str) -> dict[str, DeployedFile]:
-    """Return files as they stand on the node, from sha256sum(1) and `stat -c '%a %U %n'`."""
-    about = {}
-    for line in modes.splitlines():
-        mode, owner, path = line.split(" ", 2)
-        about[path] = (int(mode, 8), owner)
-    found = {}
+def read_deployed(modes: str, hashes: str) -> dict[str, DeployedFile]:
+    """Return files as they stand on the node, from `stat -c '%a %U %n'` and sha256sum(1).
+
+    A file that is there and that the login may not read has "" for its hash: it is not known to differ.
+    """
+    sums = {}
     for line in hashes.splitlines():
         match = re.fullmatch(r"([0-9a-f]{64}) [ *](.+)", line)
-        if match and match[2] in about:
-            mode_now, owner = about[match[2]]
-            found[match[2]] = DeployedFile(sha256=match[1], mode=mode_now, owner=owner)
+        if match:
+            sums[match[2]] = match[1]
+    found = {}
+    for line in modes.splitlines():
+        mode, owner, path = line.split(" ", 2)
+        found[path] = DeployedFile(sha256=sums.get(path, ""), mode=int(mode, 8), owner=owner)
     return found
 
 

@@ -121,7 +121,7 @@ def read_listeners(text: str) -> tuple[Listener, ...]:
             found.append(
                 Listener(
                     # [::ffff:127.0.0.1] is IPv4; * is all of IPv6 and, with it, of IPv4.
-                    address=match[1].strip("[]").removeprefix("::ffff:").partition("%")[0],
+                    address=match[1].partition("%")[0].strip("[]").removeprefix("::ffff:"),
                     port=int(match[2]),
                     process=owner[1] if owner else None,
                     pid=int(owner[2]) if owner else None,
