@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,6 @@ from rpicluster.errors import (
     NodeUnreachable,
     RemoteCommandFailed,
     RemotePythonMissing,
-    SudoRefused,
 )
 from rpicluster.model.spec import SshTarget
 from rpicluster.nodes.ssh.failures import Cause
@@ -138,6 +138,37 @@ def test_a_key_that_others_may_read_is_named_with_the_command_that_mends_it(sshd
     assert caught.value.hint == f"chmod 600 {key}"
 
 
+def test_a_key_with_a_passphrase_that_no_agent_holds_is_named(
+    sshd: Sshd, ssh: OpenSsh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
+    key = sshd.folder / "user"
+    subprocess.run(["ssh-keygen", "-q", "-p", "-P", "", "-N", "two words", "-f", key], check=True)
+    with pytest.raises(LoginRefused) as caught:
+        ssh.run(sshd.target(), ["true"], node="n", deadline_s=PATIENCE_S, first_contact=True)
+    assert caught.value.cause == Cause.KEY_LOCKED
+    assert caught.value.hint == f"ssh-add {key}"
+
+
+def test_a_key_that_the_user_s_agent_holds_is_used(
+    sshd: Sshd, ssh: OpenSsh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    socket = sshd.folder / "agent"
+    agent = subprocess.Popen(["ssh-agent", "-D", "-a", socket], stdout=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 10
+        while not socket.exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        monkeypatch.setenv("SSH_AUTH_SOCK", str(socket))
+        subprocess.run(["ssh-add", "-q", sshd.folder / "user"], check=True, capture_output=True)
+        (sshd.folder / "user").unlink()
+        _first(ssh, sshd.target())
+    finally:
+        agent.kill()
+        agent.wait()
+
+
 def test_a_port_where_nothing_listens_is_refused_at_once(sshd: Sshd, ssh: OpenSsh) -> None:
     target = SshTarget(host=ADDRESSES[0], port=free_port(), user=USER, config=str(sshd.folder / "config"))
     begun = time.monotonic()
@@ -189,6 +220,23 @@ def test_a_command_that_does_not_end_is_left_at_the_deadline(sshd: Sshd, ssh: Op
     assert time.monotonic() - begun < 4
 
 
+def test_a_deadline_of_one_command_does_not_end_another_on_the_same_connection(
+    sshd: Sshd, ssh: OpenSsh
+) -> None:
+    target = sshd.target()
+    _first(ssh, target)
+    with ThreadPoolExecutor(1) as pool:
+        long = pool.submit(
+            ssh.run, target, ["sh", "-c", "sleep 4; echo whole"], node="n", deadline_s=PATIENCE_S
+        )
+        time.sleep(0.5)
+        with pytest.raises(NodeUnreachable):
+            ssh.run(target, ["sleep", "60"], node="n", deadline_s=1)
+        assert ssh.run(target, ["true"], node="n", deadline_s=PATIENCE_S).reused is False
+        answer = long.result()
+    assert (answer.stdout, answer.reused) == (b"whole\n", True)
+
+
 def test_the_second_command_makes_no_new_connection(sshd: Sshd, ssh: OpenSsh) -> None:
     target = sshd.target()
     first = ssh.run(target, ["true"], node="n", deadline_s=PATIENCE_S, first_contact=True)
@@ -218,6 +266,15 @@ def test_a_command_s_own_status_of_255_is_not_taken_for_a_failure_of_ssh(sshd: S
             first_contact=first_contact,
         )
         assert answer.status == 255
+
+
+def test_a_socket_whose_connection_was_killed_is_no_obstacle(sshd: Sshd, ssh: OpenSsh) -> None:
+    _first(ssh, sshd.target())
+    for pid in processes_naming(str(ssh.control)):
+        os.kill(pid, signal.SIGKILL)
+    assert list(ssh.control.iterdir()), "the socket is still there"
+    assert ssh.run(sshd.target(), ["true"], node="n", deadline_s=PATIENCE_S).reused is False
+    assert ssh.run(sshd.target(), ["true"], node="n", deadline_s=PATIENCE_S).reused is True
 
 
 def test_a_connection_that_breaks_under_a_command_is_lost_and_not_a_status(sshd: Sshd, ssh: OpenSsh) -> None:
@@ -278,81 +335,6 @@ def test_check_gives_the_output_or_the_reason(sshd: Sshd, ssh: OpenSsh) -> None:
         ssh.check(sshd.target(), ["sh", "-c", "echo no luck >&2; exit 4"], node="n", deadline_s=PATIENCE_S)
     with pytest.raises(RemotePythonMissing):
         ssh.check(sshd.target(), ["sh", "-c", "PATH=/nowhere; python3"], node="n", deadline_s=PATIENCE_S)
-
-
-# A sudo that behaves like the real one towards stdin; the real one is tried on rack nodes, as it needs
-# users with passwords. NEEDS says whether this user must give one.
-_SUDO = """#!/bin/sh
-read_password() {
-  [ "$NEEDS" = yes ] || return 0
-  IFS= read -r given || { echo "sudo: no password was provided" >&2; exit 1; }
-  [ "$given" = "correct horse; touch $TOUCHED" ] && return 0
-  echo "Sorry, try again." >&2; exit 1
-}
-case "$1" in
--n) [ "$NEEDS" = yes ] && { echo "sudo: a password is required" >&2; exit 1; }; shift 2; exec "$@" ;;
--S) read_password; [ "$4" = -v ] && exit 0; shift 4; exec "$@" ;;
-esac
-"""
-
-
-@pytest.fixture
-def with_sudo(sshd: Sshd) -> Path:
-    folder = sshd.folder / "bin"
-    folder.mkdir()
-    (folder / "sudo").write_text(_SUDO)
-    (folder / "sudo").chmod(0o755)
-    return folder
-
-
-def _sudo(
-    sshd: Sshd, ssh: OpenSsh, folder: Path, *, needs: bool, password: str | None
-) -> tuple[bytes, bytes, Path]:
-    touched = sshd.folder / "touched"
-    sshd.stop()
-    sshd.environment = {
-        "PATH": f"{folder}:/usr/bin:/bin",
-        "NEEDS": "yes" if needs else "no",
-        "TOUCHED": str(touched),
-    }
-    sshd.start()
-    answer = ssh.run(
-        sshd.target(),
-        ["sh", "-s"],
-        node="n",
-        deadline_s=PATIENCE_S,
-        stdin=b"echo done\nps -ww -eo args\n",
-        first_contact=True,
-        sudo=True,
-        sudo_password=None if password is None else password.replace("TOUCHED", str(touched)),
-    )
-    return answer.stdout.split(b"\n", 1)[0], answer.stdout, touched
-
-
-@pytest.mark.parametrize("needs", [True, False])
-def test_a_sudo_password_goes_by_stdin_only_and_never_reaches_a_shell(
-    sshd: Sshd, ssh: OpenSsh, with_sudo: Path, needs: bool
-) -> None:
-    # Without NEEDS sudo does not read the password: it must not be run as the script's first line.
-    first, everything, touched = _sudo(
-        sshd, ssh, with_sudo, needs=needs, password="correct horse; touch TOUCHED"
-    )
-    assert first == b"done"
-    assert b"correct horse" not in everything, "ps shows no command line with it"
-    assert not touched.exists()
-
-
-def test_a_sudo_that_needs_a_password_says_so_without_asking(
-    sshd: Sshd, ssh: OpenSsh, with_sudo: Path
-) -> None:
-    with pytest.raises(SudoRefused) as caught:
-        _sudo(sshd, ssh, with_sudo, needs=True, password=None)
-    assert caught.value.needs_password
-
-
-def test_a_wrong_sudo_password_is_tried_once(sshd: Sshd, ssh: OpenSsh, with_sudo: Path) -> None:
-    with pytest.raises(SudoRefused, match="does not take this password"):
-        _sudo(sshd, ssh, with_sudo, needs=True, password="wrong")
 
 
 def test_cancelling_ends_a_wait_long_before_its_deadline(sshd: Sshd, ssh: OpenSsh) -> None:

@@ -12,7 +12,15 @@ from rpicluster.errors import (
     SudoRefused,
 )
 from rpicluster.model.spec import SshTarget
-from rpicluster.nodes.ssh.failures import Cause, destination, explain, explain_command, login_command, silent
+from rpicluster.nodes.ssh.failures import (
+    Cause,
+    Reached,
+    destination,
+    explain,
+    explain_command,
+    login_command,
+    silent,
+)
 
 PI = SshTarget(host="pi2", user="pi")
 PORT = SshTarget(host="10.0.0.7", user="pi", port=2222)
@@ -114,6 +122,15 @@ SAID: list[tuple[str, Cause, type[RpiclusterError], str]] = [
     ),
     (KEY_FILE, Cause.KEY_FILE, LoginRefused, "chmod 600 /home/ana/.ssh/id_pi"),
     (
+        "debug1: Offering public key: /home/ana/.ssh/id_pi ED25519 SHA256:Cmd explicit\n"
+        "debug1: Server accepts key: /home/ana/.ssh/id_pi ED25519 SHA256:Cmd explicit\n"
+        "debug2: we did not send a packet, disable method\n"
+        "pi@pi2: Permission denied (publickey,password).",
+        Cause.KEY_LOCKED,
+        LoginRefused,
+        "ssh-add /home/ana/.ssh/id_pi",
+    ),
+    (
         'Please login as the user "ubuntu" rather than the user "root".\n',
         Cause.WRONG_USER,
         LoginRefused,
@@ -214,12 +231,16 @@ def test_hosts_and_files_are_quoted_in_what_is_to_be_pasted() -> None:
     assert destination(target) == "pi@pi2:2222"
 
 
-def test_a_half_dead_node_is_told_from_one_that_never_let_us_in() -> None:
-    before, after = (silent(PI, "n", logged_in=there, deadline_s=5) for there in (False, True))
-    assert isinstance(before, NodeUnreachable) and isinstance(after, NodeUnreachable)
-    assert before.cause == after.cause == Cause.SILENT
-    assert "no login within 5 s" in before.message
-    assert "let us in and did not finish within 5 s" in after.message
+def test_how_far_a_command_got_tells_a_dead_node_from_a_half_dead_one() -> None:
+    found = {reached: silent(PI, "n", reached=reached, deadline_s=5) for reached in Reached}
+    causes = {reached: error.cause for reached, error in found.items() if isinstance(error, NodeUnreachable)}
+    assert causes == {
+        Reached.NOTHING: Cause.TIMEOUT,
+        Reached.MACHINE: Cause.SILENT,
+        Reached.LOGIN: Cause.SILENT,
+    }
+    assert found[Reached.LOGIN].message == "n (pi@pi2): it let us in and did not finish within 5 s"
+    assert found[Reached.NOTHING].hint == "check power, cable and address: ping -c 3 pi2"
 
 
 SUDO = [

@@ -17,7 +17,7 @@ LONGEST_DIRECTORY = _SOCKET_PATH_BYTES - _NAME_BYTES
 def control_directory(wanted: Path | None = None) -> Path:
     """Return a short folder of mode 0700 that only this user can enter; made if missing.
 
-    Default: $XDG_RUNTIME_DIR/rpicluster, else /tmp/rpicluster-ssh-UID. Raises RpiclusterError when
+    Default: $XDG_RUNTIME_DIR/rpicluster-ssh, else /tmp/rpicluster-ssh-UID. Raises RpiclusterError when
     the folder's path is too long for a socket, or when it belongs to somebody else or is open to others.
     """
     directory = wanted or _default()
@@ -52,7 +52,7 @@ def control_directory(wanted: Path | None = None) -> Path:
 def _default() -> Path:
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     if runtime:
-        directory = Path(runtime) / "rpicluster"
+        directory = Path(runtime) / "rpicluster-ssh"
         if len(os.fsencode(directory)) <= LONGEST_DIRECTORY and Path(runtime).is_dir():
             return directory
     # Not tempfile.gettempdir(): $TMPDIR is long on macOS, and changes between shells.

@@ -96,6 +96,11 @@ see_time_state() {
   true
 }
 
+# busybox has an ip that speaks no JSON: nothing seen must not look like nothing there.
+see_addresses() {
+  ip -j addr || return 127
+}
+
 see_links() {
   files /sys/class/net/*/speed /sys/class/net/*/duplex /sys/class/net/*/operstate
   for link in /sys/class/net/*; do
@@ -106,7 +111,7 @@ see_links() {
 }
 
 see_routes() {
-  ip -j route show default
+  ip -j route show default || return 127
   ip -j -6 route show default
 }
 
@@ -207,7 +212,7 @@ facts() {
   section java see_java
   section python see_python
   section time see_time_state
-  section addresses ip -j addr
+  section addresses see_addresses
   section links see_links
   section routes see_routes
   section resolver see_resolver

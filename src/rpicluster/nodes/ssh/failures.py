@@ -31,6 +31,7 @@ class Cause(StrEnum):
     CLOSED = "connection closed"
     DENIED = "login refused"
     KEY_FILE = "key file readable by others"
+    KEY_LOCKED = "key needs its passphrase"
     PASSWORD_EXPIRED = "password expired"  # noqa: S105  a cause, no secret
     BOOTING = "still booting"
     WRONG_USER = "another user is wanted"
@@ -42,9 +43,12 @@ class Cause(StrEnum):
     UNKNOWN = "ssh failed"
 
 
-# The one debug line that says something new: the shared connection went away under a command.
-_DEBUG = re.compile(r"debug\d: (?!Control master terminated)")
+# Two debug lines say something that no message does.
+_DEBUG = re.compile(r"debug\d: (?!Control master terminated|Server accepts key)")
 
+_NOT_LET_IN = frozenset(
+    {Cause.DENIED, Cause.KEY_FILE, Cause.KEY_LOCKED, Cause.PASSWORD_EXPIRED, Cause.WRONG_USER}
+)
 _Hint = Callable[["re.Match[str]", SshTarget, str], str]
 
 
@@ -158,6 +162,12 @@ _MESSAGES: tuple[tuple[str, Cause, str, _Hint], ...] = (
         lambda match, target, said: f"chmod 600 {shlex.quote(match[2])}",
     ),
     (
+        r"Server accepts key: (\S+) .*Permission denied \(",
+        Cause.KEY_LOCKED,
+        "the node would take the key {1}, which has a passphrase, and no agent holds it",
+        lambda match, target, said: f"ssh-add {shlex.quote(match[1])}",
+    ),
+    (
         r'Please login as the user "([^"]+)" rather than the user "([^"]+)"',
         Cause.WRONG_USER,
         "it wants the user {1}, not {2}",
@@ -216,7 +226,7 @@ def explain(said: str, target: SshTarget, node: str) -> RpiclusterError:
     """Return the error for an ssh that ran no command; `said` is all that it printed, debug lines too."""
     said = "\n".join(line for line in said.splitlines() if not _DEBUG.match(line))
     for pattern, cause, template, hint in _MESSAGES:
-        match = re.search(pattern, said, re.S if cause is Cause.KEY_FILE else 0)
+        match = re.search(pattern, said, re.S if cause in (Cause.KEY_FILE, Cause.KEY_LOCKED) else 0)
         if match:
             why = _fill(template, match, said)
             return _error(cause, why, hint(match, target, said), target, node)
@@ -225,22 +235,31 @@ def explain(said: str, target: SshTarget, node: str) -> RpiclusterError:
     return _error(Cause.UNKNOWN, why, f"see what ssh does: {login_command(target, '-v')} true", target, node)
 
 
+class Reached(StrEnum):
+    """How far a command got before its deadline."""
+
+    NOTHING = "nothing answers at that address"
+    MACHINE = "it takes the connection and did not let us in"
+    LOGIN = "it let us in and did not finish"
+
+
 def silent(
-    target: SshTarget, node: str, *, logged_in: bool, deadline_s: float, said: str = ""
+    target: SshTarget, node: str, *, reached: Reached, deadline_s: float, said: str = ""
 ) -> RpiclusterError:
     """Return the error for a node that did not finish before the deadline; `said` is what came until then."""
     explained = explain(said, target, node)
     if getattr(explained, "cause", None) == Cause.WRONG_USER:  # cloud-init says it, then waits
         return explained
-    if logged_in:
-        why = f"it let us in and did not finish within {deadline_s:g} s"
+    if reached is Reached.NOTHING:
+        cause, hint = Cause.TIMEOUT, f"check power, cable and address: ping -c 3 {shlex.quote(target.host)}"
     else:
-        why = f"no login within {deadline_s:g} s"
+        cause = Cause.SILENT
+        hint = f"look at its console, or restart it by its power; then: {login_command(target)} uptime"
     return NodeUnreachable(
-        f"{node} ({destination(target)}): {why}",
+        f"{node} ({destination(target)}): {reached} within {deadline_s:g} s",
         node=node,
-        cause=Cause.SILENT,
-        hint=f"look at its console, or restart it by its power; then: {login_command(target)} uptime",
+        cause=cause,
+        hint=hint,
     )
 
 
@@ -260,7 +279,7 @@ def _error(cause: Cause, why: str, hint: str, target: SshTarget, node: str) -> R
     message = f"{node} ({destination(target)}): {cause}: {why}"
     if cause in (Cause.HOST_KEY_CHANGED, Cause.HOST_KEY_UNKNOWN):
         return HostKeyRefused(message, node=node, cause=cause, hint=hint)
-    if cause in (Cause.DENIED, Cause.KEY_FILE, Cause.PASSWORD_EXPIRED, Cause.WRONG_USER):
+    if cause in _NOT_LET_IN:
         return LoginRefused(message, node=node, cause=cause, hint=hint)
     return NodeUnreachable(message, node=node, cause=cause, hint=hint)
 

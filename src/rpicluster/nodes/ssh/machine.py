@@ -19,7 +19,7 @@ def read_machine(output: str, mark: str, probe: ClockProbe | None = None) -> Mac
         **_system(reader, probe),
         **_deployed(reader),
     }
-    return MachineFacts(**facts, problems=tuple(reader.problems))
+    return MachineFacts(**facts, problems=tuple(dict.fromkeys(reader.problems)))
 
 
 def _identity(reader: Reader) -> dict[str, object]:

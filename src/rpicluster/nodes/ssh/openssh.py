@@ -27,13 +27,15 @@ CONNECT_TIMEOUT_S = 5.0
 KEEP_OPEN_S = 60  # how long a connection without work stays open for the next command
 _ALIVE_INTERVAL_S = 5  # a dead connection is noticed after three of these
 _CLOSE_TIMEOUT_S = 2.0
+_CONNECTED = "debug1: Connection established."
 _PROXY = "debug1: Executing proxy command"
 _PROXY_DEADLINE_S = 10.0
 _WORDS_BYTES = 4096  # of an unfinished answer, to look for a reason in
 _SSH_FAILED = 255  # ssh(1): "exits with the exit status of the remote command or with 255"
 
 _FORBIDDEN = re.compile(r"[^A-Za-z0-9._:%@+-]")
-_NEW_KEY = re.compile(r"Permanently added .* to the list of known hosts")
+# Older clients also note a known key's new address, which is no first contact.
+_NEW_KEY = re.compile(r"Permanently added (?!the \S+ host key for IP address).* to the list of known hosts")
 _SERVER_KEY = re.compile(r"^debug1: Server host key: (\S+) (\S+)", re.M)
 _NEW_CONNECTION = re.compile(r"^(?:debug1: )?Authenticated to ", re.M)
 _LOGGED_IN = re.compile(
@@ -117,8 +119,8 @@ class OpenSsh:
 
         `first_contact` accepts and records a host key that is not known yet. With `probe_mark` a newline
         is sent as soon as the command prints that mark, and the round trip is timed. Raises
-        NodeUnreachable, LoginRefused or HostKeyRefused when nothing ran; SudoRefused when `sudo` is
-        wanted and sudo says no.
+        NodeUnreachable, LoginRefused or HostKeyRefused when nothing ran or nothing came back by the
+        deadline (the command may still run on the node then); SudoRefused when sudo says no.
         """
         command = list(argv)
         if sudo:
@@ -133,25 +135,7 @@ class OpenSsh:
                 )
             said = _text(log)
             remote = _text(errors)
-        if exchange.timed_out:
-            logged_in = bool(_LOGGED_IN.search(said))
-            self.close(target)
-            words = exchange.stdout[:_WORDS_BYTES].decode(errors="replace") + remote
-            raise failures.silent(target, node, logged_in=logged_in, deadline_s=deadline_s, said=words)
-        if exchange.flooded:
-            raise RpiclusterError(
-                f"{node} ({failures.destination(target)}): {argv[0]} printed more than "
-                f"{STDOUT_LIMIT >> 20} MiB, which is no answer",
-                hint=f"does a login print without end? {failures.login_command(target)} true | head",
-            )
-        if exchange.status == _SSH_FAILED and not _EXIT_STATUS.search(said):
-            error = failures.explain(said + remote, target, node)
-            if _PROXY in said and getattr(error, "cause", None) in (
-                failures.Cause.CLOSED,
-                failures.Cause.UNKNOWN,
-            ):
-                raise failures.explain(self._ask_proxy(target, first_contact), target, node)
-            raise error
+        self._raise_failure(exchange, said, remote, target, node, argv[0], deadline_s, first_contact)
         if sudo and exchange.status != 0:
             error = failures.explain_command(exchange.status, remote, target, node, what=argv[0])
             if isinstance(error, SudoRefused):
@@ -164,6 +148,38 @@ class OpenSsh:
             new_host_key=_new_host_key(said),
             probe=exchange.probe,
         )
+
+    def _raise_failure(
+        self,
+        exchange: Exchange,
+        said: str,
+        remote: str,
+        target: SshTarget,
+        node: str,
+        what: str,
+        deadline_s: float,
+        first_contact: bool,
+    ) -> None:
+        """Raise what kept a command from running to its end; do nothing when it has a status of its own."""
+        if exchange.timed_out:
+            # A dead connection must not serve the next command; other commands on a live one go on.
+            self._tell_connection(target, "stop")
+            words = exchange.stdout[:_WORDS_BYTES].decode(errors="replace") + remote
+            raise failures.silent(target, node, reached=_reached(said), deadline_s=deadline_s, said=words)
+        if exchange.flooded:
+            raise RpiclusterError(
+                f"{node} ({failures.destination(target)}): {what} printed more than "
+                f"{STDOUT_LIMIT >> 20} MiB, which is no answer",
+                hint=f"does a login print without end? {failures.login_command(target)} true | head",
+            )
+        if exchange.status == _SSH_FAILED and not _EXIT_STATUS.search(said):
+            error = failures.explain(said + remote, target, node)
+            if _PROXY in said and getattr(error, "cause", None) in (
+                failures.Cause.CLOSED,
+                failures.Cause.UNKNOWN,
+            ):
+                raise failures.explain(self._ask_proxy(target, first_contact), target, node)
+            raise error
 
     def check(
         self,
@@ -195,11 +211,14 @@ class OpenSsh:
 
     def close(self, target: SshTarget) -> None:
         """End the shared connection to a target, if there is one; the next command makes a new one."""
-        words = ["ssh", *self._where(target), "-o", f"ControlPath={self._control_path(target)}"]
+        self._tell_connection(target, "exit")
+
+    def _tell_connection(self, target: SshTarget, word: str) -> None:
+        line = ["ssh", *self._where(target), "-o", f"ControlPath={self._control_path(target)}", "-O", word]
         # No answer is as good as yes: the next connection is made anew, or fails with its own words.
         with contextlib.suppress(subprocess.TimeoutExpired, OSError):
             subprocess.run(
-                [*words, "-O", "exit", "--", target.host],
+                [*line, "--", target.host],
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 timeout=_CLOSE_TIMEOUT_S,
@@ -310,6 +329,12 @@ def _as_root(command: list[str], stdin: bytes, password: str | None) -> tuple[li
         raise UsageError("a password of sudo has no line breaks")
     mark = secrets.token_hex(16)
     return ["sh", "-c", _WITH_PASSWORD, "sh", mark, *command], password.encode() + b"\n" + stdin
+
+
+def _reached(said: str) -> failures.Reached:
+    if _LOGGED_IN.search(said):
+        return failures.Reached.LOGIN
+    return failures.Reached.MACHINE if _CONNECTED in said else failures.Reached.NOTHING
 
 
 def _new_host_key(said: str) -> HostKey | None:

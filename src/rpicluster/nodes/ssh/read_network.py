@@ -91,7 +91,7 @@ def _lookups(text: str) -> Iterator[tuple[str, Lookup]]:
     for block in re.split(r"^(?=\w+ [\d.]+ [\d.]+ \d+$)", text, flags=re.M):
         head, _, answers = block.partition("\n")
         match = re.fullmatch(r"(\w+) ([\d.]+) ([\d.]+) (\d+)", head)
-        if match:
+        if match and match[4] != "127":  # there is no getent
             found = [line[2:].split() for line in answers.splitlines() if line.startswith("= ")]
             words = [words[0] if match[1] == "name" else words[-1] for words in found if words]
             yield (

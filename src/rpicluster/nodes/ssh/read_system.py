@@ -69,7 +69,7 @@ def read_clock(text: str, state: str, probe: ClockProbe | None) -> Clock:
     What timedatectl says alone does not count: the offset is measured. busybox's date knows whole
     seconds only, which then adds half of one to the uncertainty.
     """
-    seconds, fraction, zone = re.match(r"(\d+)\.(\d*)N?\s*([+-]\d{4})?", text.strip()).groups()  # type: ignore[union-attr]
+    seconds, fraction, zone = re.match(r"(\d+)\.(\d*)[%N]*\s*([+-]\d{4})?", text.strip()).groups()  # type: ignore[union-attr]
     offset = uncertainty = None
     if probe is not None:
         node_s = float(f"{seconds}.{fraction or '5'}")

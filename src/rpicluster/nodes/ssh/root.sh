@@ -10,7 +10,9 @@ section() {
 # Only process id, user, systemd unit, and words that name a Hadoop or Spark class or our own mark leave
 # the node: the rest of a command line may hold secrets. A container has no mark of ours, but our unit.
 see_daemons() {
-  ps -ww -eo pid=,user:32=,args= | awk '
+  # busybox has a ps without these columns: nothing seen must not look like nothing there.
+  all=$(ps -ww -eo pid=,user:32=,args=) || return 127
+  printf '%s\n' "$all" | awk '
     {
       line = $1 " " $2; found = 0
       for (i = 3; i <= NF; i++) {

@@ -55,7 +55,7 @@ class Reader:
             return default
         if not section.text.strip():
             if section.status == _NOT_FOUND:
-                self.note(name, "its command is not installed")
+                self.note(name, "its command is not installed, or not the usual one")
             elif section.status == _TIMED_OUT:
                 self.note(name, "its command did not end in time")
             return default
