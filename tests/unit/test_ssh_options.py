@@ -1,6 +1,9 @@
 """How ssh is called, before anything is called."""
 
 import os
+import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,10 +21,10 @@ def ssh(short_folder: Path) -> OpenSsh:
 
 
 @pytest.fixture
-def short_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    import tempfile
-
-    return Path(tempfile.mkdtemp(prefix="rp", dir="/tmp"))
+def short_folder() -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="rpi-ssh-", dir="/tmp"))
+    yield folder
+    shutil.rmtree(folder)
 
 
 def _setting(words: list[str], name: str) -> str:
