@@ -281,7 +281,7 @@ class CloudInit(_Model):
 class DeployedFile(_Model):
     """A file as the manifest lists it, or as it stands there now."""
 
-    sha256: str = Field(description="\"\" for a file that the login may not read")
+    sha256: str = Field(description='"" for a file that the login may not read')
     mode: int
     owner: str = ""
 
