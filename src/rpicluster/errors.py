@@ -12,7 +12,14 @@ RpiclusterError
 │   └── SessionLost    Spark no longer knows this session              exit 1
 ├── TransferError      a file could not be moved; nothing half is left  exit 1
 ├── LockHeld           somebody else is changing this cluster          exit 1
+├── HostKeyRefused     a node's host key is not the known one: hard stop  exit 1
+├── SudoRefused        root is needed on a node, and sudo says no      exit 1
+├── RemoteCommandFailed  a command on a node ended badly              exit 1
+│   └── RemotePythonMissing  a node has no python3                     exit 1
+├── FactsIncomplete    a node answered, but not what sizing needs      exit 1
 ├── Unreachable        a node or a daemon does not answer              exit 4
+│   ├── NodeUnreachable  ssh gets no answer from a node                exit 4
+│   └── LoginRefused   a node answers ssh, and does not let us in      exit 4
 ├── PartlyApplied      some nodes were changed, others were not        exit 5
 └── Unhealthy          everything answered, and something is wrong     exit 6
 
@@ -110,6 +117,58 @@ class Unreachable(RpiclusterError):
     """A node or a daemon does not answer within its deadline."""
 
     exit_code = 4
+
+
+class NodeUnreachable(Unreachable):
+    """OpenSSH reaches no shell on a node; `cause` is a value of `nodes.ssh.failures.Cause`."""
+
+    def __init__(self, message: str, *, node: str, cause: str, hint: str | None = None) -> None:
+        """Keep which `node` it is and the class of its failure."""
+        super().__init__(message, hint=hint)
+        self.node = node
+        self.cause = cause
+
+
+class LoginRefused(NodeUnreachable):
+    """A node answers SSH, and does not let this user in."""
+
+
+class HostKeyRefused(RpiclusterError):
+    """A node's host key is not the known one, or not known at all; nothing may go on by itself."""
+
+    def __init__(self, message: str, *, node: str, cause: str, hint: str | None = None) -> None:
+        """Keep which `node` it is and the class of its failure."""
+        super().__init__(message, hint=hint)
+        self.node = node
+        self.cause = cause
+
+
+class SudoRefused(RpiclusterError):
+    """Root is needed on a node, and sudo wants a password, refuses it, or is not there."""
+
+    def __init__(self, message: str, *, node: str, needs_password: bool, hint: str | None = None) -> None:
+        """Keep which `node` it is, and whether asking the user for a (new) password can mend it."""
+        super().__init__(message, hint=hint)
+        self.node = node
+        self.needs_password = needs_password
+
+
+class RemoteCommandFailed(RpiclusterError):
+    """A command on a node ended with a status that is not 0."""
+
+    def __init__(self, message: str, *, node: str, status: int, hint: str | None = None) -> None:
+        """Keep which `node` it is and the command's exit `status`."""
+        super().__init__(message, hint=hint)
+        self.node = node
+        self.status = status
+
+
+class RemotePythonMissing(RemoteCommandFailed):
+    """A node has no python3, which Ansible and the session keeper need."""
+
+
+class FactsIncomplete(RpiclusterError):
+    """A node answered, but its answer lacks what must be known to size it."""
 
 
 class PartlyApplied(RpiclusterError):

@@ -2,6 +2,11 @@
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from rpicluster.errors import FactsIncomplete
+from rpicluster.model.machine import MachineFacts
+
+JAVA_WANTED = 17  # what is proven with this runtime
+
 
 class _Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -63,3 +68,36 @@ class Placement(_Model):
     )
     nodes: dict[str, NodePlacement]
     login: str = Field(description="the user that runs the daemons of a local cluster, superuser of HDFS")
+
+
+def node_facts(name: str, machine: MachineFacts, *, data_path: str = "/") -> NodeFacts:
+    """Return what sizing needs of a machine; free disk is that of the file system that holds `data_path`.
+
+    Raises FactsIncomplete when RAM or cores were not seen.
+    """
+    if machine.memory is None or machine.processor is None:
+        missing = "RAM" if machine.memory is None else "cores"
+        why = "; ".join(f"{p.fact}: {p.message}" for p in machine.problems) or "the node did not say why"
+        raise FactsIncomplete(f"{name}: its {missing} could not be read ({why})")
+    known = [java for java in machine.java if java.major is not None]
+    # 17 is what is proven; then the nearest newer one, then the newest of the older ones.
+    best = min(
+        known,
+        key=lambda java: (
+            java.major != JAVA_WANTED,
+            (java.major or 0) < JAVA_WANTED,
+            abs((java.major or 0) - JAVA_WANTED),
+        ),
+        default=None,
+    )
+    mount = machine.mount_of(data_path)
+    return NodeFacts(
+        name=name,
+        memory_mib=machine.memory.total_mib,
+        cores=machine.processor.cores,
+        arch=machine.kernel_arch or "unknown",
+        os=machine.os.name if machine.os else "unknown",
+        java_home=best.home if best else None,
+        java_major=best.major if best else None,
+        free_disk_mib=mount.free_mib if mount else None,
+    )

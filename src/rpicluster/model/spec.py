@@ -10,6 +10,7 @@ from rpicluster.model.memory import MemoryMib
 _NAME = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
 _USER = r"^[a-z_][a-z0-9_-]{0,31}$"
 _HOST = r"^[A-Za-z0-9_:]([A-Za-z0-9._:%-]{0,252})$"
+_FILE = r"^(/|~/)[^\x00-\x1f\x7f]+$"
 _SPARK_KEY = r"^spark\.[A-Za-z0-9_.-]+$"
 
 # A DNS label (RFC 1123): it becomes a host name, a file name and part of a unit's name.
@@ -25,6 +26,7 @@ PATTERNS_IN_WORDS = {
     _NAME: "lower-case letters, digits and dashes, at most 63, first and last no dash",
     _USER: "a login: lower-case letters, digits, _ and -, at most 32, no digit first",
     _HOST: "a host name, an alias of your OpenSSH configuration, or an address",
+    _FILE: "a file by its whole path, starting with / or ~/",
     _SPARK_KEY: "a Spark setting, such as spark.sql.shuffle.partitions",
 }
 
@@ -53,6 +55,11 @@ class SshTarget(_Model):
     host: Host
     user: UserName | None = None
     port: int | None = Field(default=None, ge=1, le=65535)
+    config: str | None = Field(
+        default=None,
+        pattern=_FILE,
+        description="an OpenSSH configuration to use instead of yours, as `ssh -F` does",
+    )
 
 
 class Hardware(_Model):

@@ -1,0 +1,133 @@
+"""Interfaces, routes, names and listening sockets: text of the node in, facts out."""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from rpicluster.model.machine import Address, HostsLine, Interface, Listener, Lookup, Names, Route
+from rpicluster.nodes.ssh.sections import by_file, number
+
+_NET = "/sys/class/net/"
+
+
+def read_interfaces(text: str, links: str) -> tuple[Interface, ...]:
+    """Return all interfaces but loopback, from `ip -j addr` and /sys/class/net."""
+    about = by_file(links)
+    return tuple(
+        _interface(entry, about)
+        for entry in json.loads(text)
+        if entry.get("ifname") and "LOOPBACK" not in entry.get("flags", ())
+    )
+
+
+def _interface(entry: dict[str, Any], about: dict[str, str]) -> Interface:
+    name = entry["ifname"]
+    speed = number(about.get(f"{_NET}{name}/speed"))
+    return Interface(
+        name=name,
+        mac=entry.get("address"),
+        mtu=entry.get("mtu"),
+        up="LOWER_UP" in entry.get("flags", ()),
+        speed_mbps=speed if speed is not None and speed > 0 else None,  # -1: the driver does not know
+        duplex=about.get(f"{_NET}{name}/duplex"),
+        wireless=f"{_NET}{name}/wireless" in about,
+        hardware=f"{_NET}{name}/device" in about,
+        addresses=tuple(
+            Address(
+                address=found["local"],
+                prefix=found["prefixlen"],
+                scope=found.get("scope", "global"),
+                dynamic=bool(found.get("dynamic")),
+            )
+            for found in entry.get("addr_info", ())
+            if "local" in found
+        ),
+    )
+
+
+def read_routes(text: str) -> tuple[Route, ...]:
+    """Return default routes from `ip -j route show default`, one JSON list for IPv4 and one for IPv6."""
+    decoder, lists, rest = json.JSONDecoder(), [], text.strip()
+    while rest:
+        found, end = decoder.raw_decode(rest)
+        lists.append(found)
+        rest = rest[end:].strip()
+    return tuple(
+        Route(
+            family=6 if ":" in entry.get("gateway", "") or number_of_list else 4,
+            gateway=entry.get("gateway"),
+            interface=entry.get("dev"),
+            protocol=entry.get("protocol"),
+        )
+        for number_of_list, routes in enumerate(lists)
+        for entry in routes
+    )
+
+
+def read_names(names: str, resolver: str, lookups: str) -> Names:
+    """Return how the node calls itself, whom it asks for names, and how quickly it is answered."""
+    files, asked = by_file(names), by_file(resolver)
+    configured = files.get("/etc/hostname", "").strip()
+    # A resolver on loopback is systemd's stub; the servers behind it stand in the other file.
+    servers = _servers(asked.get("/etc/resolv.conf", ""))
+    if all(server.startswith("127.") for server in servers):
+        servers = _servers(asked.get("/run/systemd/resolve/resolv.conf", "")) or servers
+    found = dict(_lookups(lookups))
+    return Names(
+        hostname=files.get("/proc/sys/kernel/hostname", "").strip() or configured or None,
+        configured=configured or None,
+        servers=tuple(servers),
+        own_name=found.get("name"),
+        own_address=found.get("address"),
+    )
+
+
+def _servers(text: str) -> list[str]:
+    return [line.split()[1] for line in text.splitlines() if re.match(r"nameserver\s+\S", line)]
+
+
+def _lookups(text: str) -> Iterator[tuple[str, Lookup]]:
+    for block in re.split(r"^(?=\w+ [\d.]+ [\d.]+ \d+$)", text, flags=re.M):
+        head, _, answers = block.partition("\n")
+        match = re.fullmatch(r"(\w+) ([\d.]+) ([\d.]+) (\d+)", head)
+        if match and match[4] != "127":  # there is no getent
+            found = [line[2:].split() for line in answers.splitlines() if line.startswith("= ")]
+            words = [words[0] if match[1] == "name" else words[-1] for words in found if words]
+            yield (
+                match[1],
+                Lookup(
+                    duration_s=round(float(match[3]) - float(match[2]), 2),
+                    found=tuple(dict.fromkeys(words)),
+                    timed_out=match[4] == "124",
+                ),
+            )
+
+
+def read_hosts(text: str) -> tuple[HostsLine, ...]:
+    """Return the lines of /etc/hosts that name somebody."""
+    lines = (line.partition("#")[0].split() for line in text.splitlines())
+    return tuple(HostsLine(address=words[0], names=tuple(words[1:])) for words in lines if len(words) > 1)
+
+
+def read_listeners(text: str) -> tuple[Listener, ...]:
+    """Return listening TCP sockets from `ss -Hltnpe`; the owner is there only where the login may see it."""
+    found = []
+    for line in text.splitlines():
+        match = re.match(r"LISTEN\s+\d+\s+\d+\s+(\S+):(\d+)\s", line)
+        if match:
+            owner = re.search(r'users:\(\("([^"]*)",pid=(\d+)', line)
+            uid = re.search(r"\buid:(\d+)", line)
+            found.append(
+                Listener(
+                    # [::ffff:127.0.0.1] is IPv4; * is all of IPv6 and, with it, of IPv4.
+                    address=match[1].partition("%")[0].strip("[]").removeprefix("::ffff:"),
+                    port=int(match[2]),
+                    process=owner[1] if owner else None,
+                    pid=int(owner[2]) if owner else None,
+                    uid=int(uid[1]) if uid else None,
+                )
+            )
+    return tuple(
+        sorted(set(found), key=lambda listener: (listener.port, listener.address, listener.pid or 0))
+    )
