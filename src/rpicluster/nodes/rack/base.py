@@ -26,6 +26,7 @@ PACKAGES = (
     "iproute2",
     "iputils-ping",
     "kmod",
+    "libpam-systemd",
     "netbase",
     "nftables",
     "openssh-server",

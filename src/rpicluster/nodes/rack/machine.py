@@ -78,7 +78,7 @@ def make_disk(state: RackState, node: str) -> None:
     image = folder / "disk.new"
     with image.open("wb") as file:
         os.truncate(file.fileno(), state.disk_mib << 20)
-    run(["mkfs.ext4", "-q", "-F", "-m", "0", "-L", node, image])
+    run(["mkfs.ext4", "-q", "-F", "-m", "0", "-J", "size=32", "-E", "lazy_journal_init=1", "-L", node, image])
     image.rename(folder / "disk.img")
 
 
