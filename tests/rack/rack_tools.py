@@ -45,7 +45,7 @@ print(*answered)
 
 def tool(*argv: str, check: bool = True, stdin: str | None = None) -> str:
     """Run one of this machine's tools and return what it printed."""
-    done = subprocess.run(argv, input=stdin, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(argv, check=False, input=stdin, capture_output=True, text=True, timeout=60)
     assert not check or done.returncode == 0, f"{argv}: {done.stderr}"
     return done.stdout
 
@@ -90,11 +90,17 @@ class RackUnderTest:
         return Path(self.environment["RPICLUSTER_STATE_DIR"]) / "racks" / self.name
 
     def ssh_raw(
-        self, node: str, *words: str, options: Sequence[str] = (), timeout: float = 60, stdin: str | None = None
+        self,
+        node: str,
+        *words: str,
+        options: Sequence[str] = (),
+        timeout: float = 60,
+        stdin: str | None = None,
     ) -> "subprocess.CompletedProcess[str]":
         """Run plain ssh with the rack's own configuration."""
         return subprocess.run(
             ["ssh", "-F", str(self.directory / "ssh_config"), "-o", "BatchMode=yes", *options, node, *words],
+            check=False,
             input=stdin,
             capture_output=True,
             text=True,
@@ -177,8 +183,7 @@ def rack_processes() -> list[str]:
         except OSError:
             continue
         text = " ".join(words)
-        if Path(words[0]).name in ("systemd-nspawn", "lxcfs", "debootstrap") or "node_loop.py" in text:
-            found.append(text)
-        elif "debootstrap" in text and "pytest" not in text:
+        is_tool = Path(words[0]).name in ("systemd-nspawn", "lxcfs")
+        if is_tool or "node_loop.py" in text or ("debootstrap" in text and "pytest" not in text):
             found.append(text)
     return found

@@ -4,12 +4,15 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from rack_tools import RackUnderTest, inventory, rack_processes, same_as_before, tool, wait_for
+from rack_tools import PROBE, RackUnderTest, inventory, rack_processes, same_as_before, tool, wait_for
+
+from rpicluster.nodes.rack.base import cache_root
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +109,30 @@ def test_a_base_image_that_was_broken_off_is_never_used_and_leaves_no_process(
     fresh.run("down")
 
 
+def test_what_is_made_under_sudo_belongs_to_who_called_it(rack: RackUnderTest) -> None:
+    called = RackUnderTest(rack.name, {**rack.environment, "SUDO_UID": "65534"})
+    called.run("up", "--nodes", "256M")
+    for name in ("", "cluster.yml", "ssh_config", "known_hosts", "id_ed25519"):
+        assert (rack.directory / name).stat().st_uid == 65534, name
+    assert (rack.directory / "id_ed25519").stat().st_mode & 0o777 == 0o600
+    called.run("down")
+
+
+def test_packages_that_one_rack_downloaded_are_there_for_the_next(rack: RackUnderTest) -> None:
+    packages = cache_root() / "packages-bookworm"
+    for package in packages.glob("tree_*.deb"):
+        package.unlink()
+    counts = []
+    for _ in range(2):
+        rack.run("up", "--nodes", "256M")
+        rack.ssh("pi1", "sudo apt-get -q update", timeout=120)
+        wanted = rack.ssh("pi1", "apt-get -q --print-uris --no-install-recommends install tree")
+        counts.append(wanted.count(".deb'"))
+        rack.ssh("pi1", "sudo apt-get -q -y --no-install-recommends install tree", timeout=120)
+        rack.run("down")
+    assert counts == [1, 0]
+
+
 def test_two_racks_stand_beside_each_other_and_do_not_mix(
     rack: RackUnderTest, make_rack: Callable[[str], RackUnderTest]
 ) -> None:
@@ -116,7 +143,7 @@ def test_two_racks_stand_beside_each_other_and_do_not_mix(
     assert here["address"] != there["address"]
     for address in (there["address"], there["address6"]):
         assert rack.ssh_raw("pi1", "ping", "-c1", "-W1", address).returncode != 0
-        tool("ping", "-c1", "-W2", address)
+        assert tool(sys.executable, "-c", PROBE, address, "22").strip() == "22", "the machine reaches it"
     assert rack.ports_reached("pi1", there["address"]) == []
     taken = there["address"].rpartition(".")[0] + ".0/24"
     third = make_rack("c")

@@ -79,7 +79,9 @@ def rack(outside: tuple[Outside, Outside], make_rack: Callable[[str], RackUnderT
 
 
 def _listing(folder: Path) -> list[tuple[str, int]]:
-    return sorted((str(path), path.stat().st_mtime_ns) for path in folder.rglob("*")) if folder.exists() else []
+    return (
+        sorted((str(path), path.stat().st_mtime_ns) for path in folder.rglob("*")) if folder.exists() else []
+    )
 
 
 def test_each_node_lets_pi_in_with_the_racks_key_and_is_a_machine_of_its_own(rack: RackUnderTest) -> None:
@@ -111,7 +113,9 @@ def test_known_hosts_holds_the_nodes_real_keys_and_a_wrong_one_is_refused(
     swapped = tmp_path / "known_hosts"
     swapped.write_text("\n".join(line.replace("pi1,", "x,").replace("pi3,", "pi1,") for line in lines))
     addresses = {node: rack.status()[node]["address"] for node in ("pi1", "pi3")}
-    swapped.write_text(swapped.read_text().replace(addresses["pi3"], "old").replace(addresses["pi1"], addresses["pi3"]))
+    swapped.write_text(
+        swapped.read_text().replace(addresses["pi3"], "old").replace(addresses["pi1"], addresses["pi3"])
+    )
     done = rack.ssh_raw("pi3", "true", options=("-o", f"UserKnownHostsFile={swapped}"))
     assert done.returncode == 255
     assert "host key" in done.stderr.lower()
@@ -131,6 +135,10 @@ def test_meminfo_and_free_show_the_limit(rack: RackUnderTest) -> None:
     for node, limit_mib in (("pi1", 1024), ("pi2", 512)):
         assert f"MemTotal: {limit_mib << 10} kB" in " ".join(rack.ssh(node, "cat", "/proc/meminfo").split())
         assert rack.ssh(node, "free", "--mebi").splitlines()[1].split()[1] == str(limit_mib)
+
+
+def test_cpuinfo_shows_whole_cpus_of_a_quota(rack: RackUnderTest) -> None:
+    assert rack.ssh("pi2", "grep", "-c", "^processor", "/proc/cpuinfo") == "1"
 
 
 GROW = """
@@ -216,10 +224,12 @@ def test_the_machine_does_not_become_a_router_for_others(
         tool("nft", "-f", "-", stdin=kept)
 
 
-def test_rack_traffic_does_not_take_the_default_route_and_up_repairs_a_dead_bridge(rack: RackUnderTest) -> None:
+def test_rack_traffic_does_not_take_the_default_route_and_up_repairs_a_dead_bridge(
+    rack: RackUnderTest,
+) -> None:
     address = rack.status()["pi1"]["address"]
     tool("ip", "link", "set", "rp-three", "down")
-    done = subprocess.run(["ip", "route", "get", address], capture_output=True, text=True)
+    done = subprocess.run(["ip", "route", "get", address], check=False, capture_output=True, text=True)
     assert done.returncode != 0, done.stdout
     rack.run("up")
     assert "rp-three" in tool("ip", "route", "get", address)
@@ -231,7 +241,10 @@ def test_a_reboot_from_inside_brings_the_node_back_with_its_disk(rack: RackUnder
     init_before = rack.ssh("pi3", "stat", "-c", "%Y", "/proc/1")
     rack.ssh("pi3", "touch", "/home/pi/kept")
     rack.ssh_raw("pi3", "sudo", "reboot")
-    wait_for("another PID 1", lambda: rack.ssh_raw("pi3", "stat", "-c", "%Y", "/proc/1").stdout.strip() not in ("", init_before))
+    wait_for(
+        "another PID 1",
+        lambda: rack.ssh_raw("pi3", "stat", "-c", "%Y", "/proc/1").stdout.strip() not in ("", init_before),
+    )
     rack.ssh("pi3", "ls", "/home/pi/kept")
     assert boot_before
 
@@ -313,7 +326,11 @@ def test_another_command_at_the_same_time_is_refused_and_names_the_holder(rack: 
 
 
 def test_apt_works_in_a_node_over_the_machines_own_archive(rack: RackUnderTest) -> None:
-    rack.ssh("pi1", "sudo apt-get -q update && sudo apt-get -q -y install --no-install-recommends tree", timeout=120)
+    rack.ssh(
+        "pi1",
+        "sudo apt-get -q update && sudo apt-get -q -y install --no-install-recommends tree",
+        timeout=120,
+    )
     assert rack.ssh("pi1", "tree", "--version").startswith("tree v")
 
 

@@ -1,6 +1,7 @@
 """`rack`: virtual Pis on this machine."""
 
 import os
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -90,12 +91,20 @@ def up(
     console.say("\nwhat a rack cannot show:")
     for limit in lifecycle.LIMITS:
         console.say(f"  - {limit}")
-    named = "" if made.name == DEFAULT_NAME else f" --name {made.name}"
     console.next_step(
-        f"ssh -F {made.ssh_config} {made.nodes[0].name}",
-        f"rpicluster plan --cluster {made.directory / 'cluster.yml'}",
-        f"sudo rpicluster rack down{named}",
+        f"ssh -F {shlex.quote(str(made.ssh_config))} {made.nodes[0].name}",
+        f"rpicluster plan --cluster {shlex.quote(str(made.directory / 'cluster.yml'))}",
+        _as_root("down", made.name),
     )
+
+
+def _as_root(command: str, name: str) -> str:
+    """Return the line to type for another rack command, the way that this one was called."""
+    from rpicluster.nodes.rack.host import this_program
+    from rpicluster.nodes.rack.state import DEFAULT_NAME, invoking_user
+
+    program = f"sudo {this_program()}" if invoking_user() else "rpicluster"
+    return f"{program} rack {command}" + ("" if name == DEFAULT_NAME else f" --name {name}")
 
 
 @rack.command(epilog=examples("sudo rpicluster rack status", "sudo rpicluster rack status --json"))
@@ -163,10 +172,11 @@ def ssh(name: str | None, node: str, command: tuple[str, ...]) -> None:
 def cut(name: str | None, node: str) -> None:
     """Cut NODE's power: every process in it dies at once. What its disk had is there at the next boot."""
     from rpicluster.nodes.rack import power
+    from rpicluster.nodes.rack.state import DEFAULT_NAME
 
     power.cut(name, node)
     console.say(f"{node} is off")
-    console.next_step(f"rpicluster rack boot {node}")
+    console.next_step(_as_root(f"boot {node}", name or DEFAULT_NAME))
 
 
 @rack.command(epilog=examples("sudo rpicluster rack boot pi3"))
@@ -219,6 +229,7 @@ def fill_disk(name: str | None, node: str, leave: str, undo: bool) -> None:
     """Fill NODE's disk; this machine's own disk is filled by as much."""
     from rpicluster.model.memory import parse_memory
     from rpicluster.nodes.rack import power
+    from rpicluster.nodes.rack.state import DEFAULT_NAME
 
     if undo:
         console.say(f"{human_bytes(power.empty_disk(name, node))} given back on {node}")
@@ -229,7 +240,7 @@ def fill_disk(name: str | None, node: str, leave: str, undo: bool) -> None:
         raise UsageError(f"--leave: {leave!r} is not a size", hint="e.g.: --leave 10M") from error
     taken = power.fill_disk(name, node, leave_mib << 20)
     console.say(f"{human_bytes(taken)} taken on {node}, {leave} stay free")
-    console.next_step(f"rpicluster rack fill-disk {node} --undo")
+    console.next_step(_as_root(f"fill-disk {node} --undo", name or DEFAULT_NAME))
 
 
 @rack.command(epilog=examples("sudo rpicluster rack add 2G"))
@@ -265,4 +276,4 @@ def down(name: str | None, keep: bool) -> None:
         else f"rack {gone} is gone: no process, mount, cgroup, interface, route or rule of it is left"
     )
     if keep:
-        console.next_step(f"rpicluster rack up --name {gone}")
+        console.next_step(_as_root("up", gone))

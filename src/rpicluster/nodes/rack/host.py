@@ -34,8 +34,14 @@ def require_root(command: str) -> None:
     if os.geteuid() != 0:
         raise UsageError(
             "a rack needs root: it makes a bridge, mounts disks and sets limits",
-            hint=f"sudo {Path(sys.argv[0]).absolute()} rack {command}",
+            hint=f"sudo {this_program()} rack {command}",
         )
+
+
+def this_program() -> str:
+    """Return how root calls this program: sudo's path does not lead to a user's own bin folder."""
+    script = Path(sys.argv[0]).absolute()
+    return f"{sys.executable} -m rpicluster" if script.name == "__main__.py" else str(script)
 
 
 def require_tools() -> None:

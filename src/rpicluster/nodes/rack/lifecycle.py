@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network
 from pathlib import Path
 
-from rpicluster.errors import UsageError
+from rpicluster.errors import RackError, UsageError
 from rpicluster.nodes.local.state import write_file
 from rpicluster.nodes.rack import aptcache, base, files, host, machine, network, power, state, teardown
 from rpicluster.nodes.rack.addresses import Network, choose_subnet, names_of, unique_local_prefix
@@ -68,11 +68,7 @@ def up(wanted: Wanted, *, report: Report) -> UpResult:
     clock = _Stopwatch()
     with state.changing(wanted.name, directory, "up"):
         rack, notes = _admit(wanted, directory)
-        report("base", f"Debian {rack.suite}", 0.0)
-        image = base.ensure_base(rack.suite, report=lambda text: report("base", text, 0.0))
-        rack = dataclasses.replace(rack, base=str(image))
-        state.save(rack)
-        report("base", image.name, 1.0)
+        rack = _with_base(rack, report)
         clock.lap("base")
         _switch_all_on(rack, report)
         notes += _write_user_files(rack)
@@ -85,6 +81,23 @@ def up(wanted: Wanted, *, report: Report) -> UpResult:
     if not machine.resolv_conf():
         notes.append("this machine has no IPv4 name server that a node could ask, so apt in nodes will fail")
     return UpResult(rack, clock.laps_s, tuple(notes))
+
+
+def _with_base(rack: RackState, report: Report) -> RackState:
+    """Return the rack with its base image; disks that exist keep the one that they were written over."""
+    if rack.base and any(rack.directory.glob("nodes/pi*/disk.img")):
+        if not Path(rack.base).is_dir():
+            raise RackError(
+                f"{rack.base} is gone, over which the disks of rack {rack.name} were written",
+                hint=f"start afresh: rpicluster rack down --name {rack.name}",
+            )
+        return rack
+    report("base", f"Debian {rack.suite}", 0.0)
+    image = base.ensure_base(rack.suite, report=lambda text: report("base", text, 0.0))
+    report("base", image.name, 1.0)
+    rack = dataclasses.replace(rack, base=str(image))
+    state.save(rack)
+    return rack
 
 
 class _Stopwatch:
