@@ -70,6 +70,7 @@ def cache_root() -> Path:
 def base_files() -> dict[str, tuple[int, str]]:
     """Return every file that we put into a base image, with its mode."""
     return {
+        "etc/default/locale": (0o644, "LANG=C.UTF-8\n"),
         "etc/ssh/sshd_config.d/rpicluster-rack.conf": (0o644, files.sshd_settings()),
         "etc/sudoers.d/010_pi-nopasswd": (0o440, files.sudoers()),
         f"etc/systemd/system/{_LXCFS_UNIT}": (0o644, files.lxcfs_unit()),

@@ -40,7 +40,7 @@ class NodeLoop:
             while self._boot() == REBOOT and not self.ended:
                 _say(f"{self.order['node']} asked for a reboot")
         finally:
-            lxcfs.terminate()
+            lxcfs.kill()  # asked politely it first sleeps out its five seconds between load samples
             lxcfs.wait(_WAIT_S)
             for place in ("root", "base", "apt-cache", "disk"):
                 subprocess.run(["umount", place], check=False, stderr=subprocess.DEVNULL)
