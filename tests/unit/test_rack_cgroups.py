@@ -9,6 +9,7 @@ from rpicluster.errors import RackError
 from rpicluster.nodes.rack.cgroups import (
     Layout,
     NodeCgroup,
+    cpu_list,
     detect_layout,
     limit_files,
     members,
@@ -34,7 +35,7 @@ NODE = NodeRequest("pi2", 2048, 0.5)
 def test_hybrid_nodes_join_the_hierarchies_that_count_and_no_others():
     layout = detect_layout(HYBRID, "systemd")
     assert layout.kind == "v1"
-    assert {root.name for root in layout.roots} == {"unified", "systemd", "memory", "cpu,cpuacct"}
+    assert {root.name for root in layout.roots} == {"unified", "systemd", "memory", "cpu,cpuacct", "cpuset"}
 
 
 def test_cgroup_v2_uses_a_scope_where_systemd_is_pid_1_and_directories_elsewhere():
@@ -62,6 +63,17 @@ def test_swap_is_part_of_the_limit_in_both_versions():
     assert dict(limit_files("v2", free))["cpu.max"] == "max 100000"
 
 
+def test_a_quota_shows_as_whole_cpus_and_nodes_start_at_different_ones():
+    machine = [0, 1, 2, 3]
+    lists = [cpu_list(NodeRequest("n", 1024, cpus), n, machine) for n, cpus in ((1, 0.5), (2, 1.5), (4, 2.0))]
+    assert lists == ["0", "1,2", "3,0"]
+    for cpus in (None, 3.5, 4.0, 64.0):
+        assert cpu_list(NodeRequest("n", 1024, cpus), 1, machine) is None
+    assert ("cpuset.cpus", "3") in limit_files("v1", NODE, "3")
+    assert ("cpuset.cpus", "3") in limit_files("v2", NODE, "3")
+    assert "--property=AllowedCPUs=3" in scope_argv("u", NODE, "3")
+
+
 def test_a_scope_carries_the_same_limits():
     argv = scope_argv("rpicluster-rack-pi2", NODE)
     assert argv[0] == "systemd-run"
@@ -77,32 +89,32 @@ def make_v2_tree(root):
         directory.mkdir(exist_ok=True)
         (directory / "cgroup.subtree_control").touch()
         (directory / "cgroup.procs").touch()
-    for name in ("memory.max", "memory.swap.max", "cpu.max"):
+    for name in ("memory.max", "memory.swap.max", "cpu.max", "cpuset.cpus"):
         (root / "rpicluster-rack/pi2" / name).touch()
 
 
 def test_on_cgroup_v2_controllers_are_handed_down_and_limits_written(tmp_path):
     make_v2_tree(tmp_path)
     layout = Layout("v2", (tmp_path,), tmp_path)
-    joined = NodeCgroup(layout, "rpicluster-rack", NODE).create()
+    joined = NodeCgroup(layout, "rpicluster-rack", NODE, 2).create()
     node = tmp_path / "rpicluster-rack/pi2"
     assert joined == [node / "cgroup.procs"]
     assert (node / "memory.max").read_text() == str(2 << 30)
     assert (node / "cpu.max").read_text() == "50000 100000"
     for directory in (tmp_path, tmp_path / "rpicluster-rack"):
-        assert (directory / "cgroup.subtree_control").read_text() == "+memory +cpu"
+        assert (directory / "cgroup.subtree_control").read_text() == "+memory +cpu +cpuset"
 
 
 def test_a_limit_that_the_kernel_does_not_offer_is_an_error_and_never_silence(tmp_path):
     make_v2_tree(tmp_path)
     layout = Layout("v2", (tmp_path,), tmp_path)
     (tmp_path / "rpicluster-rack/pi2/cpu.max").unlink()
-    NodeCgroup(layout, "rpicluster-rack", NodeRequest("pi2", 1024)).create()
+    NodeCgroup(layout, "rpicluster-rack", NodeRequest("pi2", 1024), 2).create()
     with pytest.raises(RackError, match=r"no cpu\.max"):
-        NodeCgroup(layout, "rpicluster-rack", NODE).create()
+        NodeCgroup(layout, "rpicluster-rack", NODE, 2).create()
     (tmp_path / "rpicluster-rack/pi2/memory.max").unlink()
     with pytest.raises(RackError, match=r"no memory\.max"):
-        NodeCgroup(layout, "rpicluster-rack", NodeRequest("pi2", 1024)).create()
+        NodeCgroup(layout, "rpicluster-rack", NodeRequest("pi2", 1024), 2).create()
 
 
 def test_processes_below_a_nodes_cgroup_count_as_its_own(tmp_path):
@@ -117,7 +129,7 @@ def test_processes_below_a_nodes_cgroup_count_as_its_own(tmp_path):
 
 def test_used_memory_is_read_from_either_version(tmp_path):
     make_v2_tree(tmp_path)
-    cgroup = NodeCgroup(Layout("v2", (tmp_path,), tmp_path), "rpicluster-rack", NODE)
+    cgroup = NodeCgroup(Layout("v2", (tmp_path,), tmp_path), "rpicluster-rack", NODE, 2)
     assert cgroup.memory_used_mib() is None
     (tmp_path / "rpicluster-rack/pi2/memory.current").write_text(f"{300 << 20}\n")
     assert cgroup.memory_used_mib() == 300

@@ -1,6 +1,7 @@
 """True memory limits and CPU quotas: cgroup v1 or hybrid, cgroup v2, or a systemd scope on cgroup v2."""
 
 import contextlib
+import math
 import os
 import signal
 import time
@@ -15,7 +16,7 @@ from rpicluster.nodes.rack.request import NodeRequest
 _PERIOD_US = 100_000  # the kernel's default; quotas are so many µs of each
 # Which v1 hierarchies a node gets a cgroup of its own in. `name=systemd` and the empty v2 one belong to
 # them: nodes that shared a cgroup there would be one machine to each other's systemd.
-_JOINED = frozenset({"memory", "cpu", "cpuacct", "pids", "freezer", "name=systemd", "cgroup2"})
+_JOINED = frozenset({"memory", "cpu", "cpuacct", "cpuset", "pids", "freezer", "name=systemd"})
 _POLL_S = 0.02
 
 Kind = Literal["v1", "v2", "scope"]
@@ -61,10 +62,23 @@ def host_layout() -> Layout:
     return detect_layout(mounts, Path("/proc/1/comm").read_text().strip())
 
 
-def limit_files(kind: Kind, node: NodeRequest) -> tuple[tuple[str, str], ...]:
+def cpu_list(node: NodeRequest, number: int, machine: Sequence[int]) -> str | None:
+    """Return which of the machine's CPUs the `number`th node sees, None for all.
+
+    A quota of 0.5 is one CPU half of the time: without this a node would count all of the machine's cores.
+    Nodes start at different CPUs, so that they do not all crowd the first.
+    """
+    if node.cpus is None or node.cpus > len(machine) - 1:
+        return None
+    count = math.ceil(node.cpus)
+    return ",".join(str(machine[(number - 1 + place) % len(machine)]) for place in range(count))
+
+
+def limit_files(kind: Kind, node: NodeRequest, cpus: str | None = None) -> tuple[tuple[str, str], ...]:
     """Return (file, content) pairs that hold a node to its memory and CPUs, in the order of writing.
 
-    Swap is part of the limit. Source: the kernel's cgroup-v1/memory.rst, cgroup-v2.rst, sched-bwc.rst.
+    `cpus` is what `cpu_list` gives. Swap is part of the limit.
+    Source: the kernel's cgroup-v1/memory.rst, cgroup-v2.rst, sched-bwc.rst.
     """
     limit = str(node.memory_mib << 20)
     if kind == "v1":
@@ -76,6 +90,7 @@ def limit_files(kind: Kind, node: NodeRequest) -> tuple[tuple[str, str], ...]:
             ("memory.memsw.limit_in_bytes", limit),
             ("cpu.cfs_period_us", str(_PERIOD_US)),
             ("cpu.cfs_quota_us", quota),
+            *((("cpuset.cpus", cpus),) if cpus else ()),
         )
     quota = str(int(node.cpus * _PERIOD_US)) if node.cpus else "max"
     return (
@@ -83,6 +98,7 @@ def limit_files(kind: Kind, node: NodeRequest) -> tuple[tuple[str, str], ...]:
         ("memory.swap.max", "0"),
         ("memory.oom.group", "0"),
         ("cpu.max", f"{quota} {_PERIOD_US}"),
+        *((("cpuset.cpus", cpus),) if cpus else ()),
     )
 
 
@@ -92,9 +108,10 @@ _OPTIONAL = frozenset(
 )
 
 
-def scope_argv(unit: str, node: NodeRequest) -> list[str]:
+def scope_argv(unit: str, node: NodeRequest, cpus: str | None = None) -> list[str]:
     """Return the words before a command that make systemd run it in a transient scope with the limits."""
     quota = [f"--property=CPUQuota={node.cpus * 100:.0f}%"] if node.cpus else []
+    allowed = [f"--property=AllowedCPUs={cpus}"] if cpus else []
     return [
         "systemd-run",
         "--scope",
@@ -106,6 +123,7 @@ def scope_argv(unit: str, node: NodeRequest) -> list[str]:
         "--property=MemorySwapMax=0",
         "--property=TasksMax=infinity",
         *quota,
+        *allowed,
         "--",
     ]
 
@@ -117,6 +135,12 @@ class NodeCgroup:
     layout: Layout
     rack: str
     node: NodeRequest
+    number: int
+
+    @property
+    def cpus(self) -> str | None:
+        """The CPUs that the node sees, None for all."""
+        return cpu_list(self.node, self.number, sorted(os.sched_getaffinity(0)))
 
     @property
     def unit(self) -> str:
@@ -141,16 +165,18 @@ class NodeCgroup:
             _enable_controllers(self.layout.roots[0], self.rack)
         for directory in self.directories:
             directory.mkdir(parents=True, exist_ok=True)
-        for name, content in limit_files(self.layout.kind, self.node):
+            if self.layout.kind == "v1":
+                _inherit_cpuset(directory)
+        for name, content in limit_files(self.layout.kind, self.node, self.cpus):
             self._write(name, content)
         return [directory / "cgroup.procs" for directory in self.directories]
 
     def _write(self, name: str, content: str) -> None:
         files = [directory / name for directory in self.directories if (directory / name).exists()]
-        if not files and name not in _OPTIONAL and not (name.startswith("cpu.") and not self.node.cpus):
+        if not files and name not in _OPTIONAL and not (name.startswith("cpu") and not self.node.cpus):
             raise RackError(
                 f"{self.node.name} cannot be limited: this kernel has no {name} in a cgroup",
-                hint="leave --cpus out" if name.startswith("cpu.") else "boot with: cgroup_enable=memory",
+                hint="leave --cpus out" if name.startswith("cpu") else "boot with: cgroup_enable=memory",
             )
         for file in files:
             try:
@@ -170,11 +196,19 @@ class NodeCgroup:
         return None
 
 
+def _inherit_cpuset(directory: Path) -> None:
+    """Give a v1 cpuset its parents' CPUs and memory nodes: a new one has none, and nothing may join it."""
+    for folder in (directory.parent, directory):
+        for name in ("cpuset.cpus", "cpuset.mems"):
+            if (folder / name).exists():
+                (folder / name).write_text((folder.parent / name).read_text())
+
+
 def _enable_controllers(root: Path, rack: str) -> None:
     (root / rack).mkdir(exist_ok=True)
     for directory in (root, root / rack):
         try:
-            (directory / "cgroup.subtree_control").write_text("+memory +cpu")
+            (directory / "cgroup.subtree_control").write_text("+memory +cpu +cpuset")
         except OSError as error:
             raise RackError(
                 f"cannot hand memory and CPU limits down in {directory}: {error.strerror}",

@@ -53,7 +53,9 @@ def status(name: str | None) -> tuple[RackState, list[NodeStatus]]:
             answers=is_on and shows_banner(addresses.v4),
             cable="out" if cable_is_out(rack, node.name) else "in",
             memory_mib=node.memory_mib,
-            used_mib=NodeCgroup(layout, rack.names.cgroup, node).memory_used_mib() if is_on else None,
+            used_mib=NodeCgroup(layout, rack.names.cgroup, node, number + 1).memory_used_mib()
+            if is_on
+            else None,
             cpus=node.cpus,
         )
 
@@ -82,12 +84,12 @@ def apt_layer(rack: RackState) -> Path:
 def switch_on(rack: RackState, node: str) -> None:
     """Give a node its cgroup and start its loop."""
     layout = host_layout()
-    cgroup = NodeCgroup(layout, rack.names.cgroup, rack.node(node))
+    cgroup = NodeCgroup(layout, rack.names.cgroup, rack.node(node), rack.number(node))
     machine.switch_on(
         rack,
         node,
         cgroup_procs=cgroup.create(),
-        prefix=scope_argv(cgroup.unit, cgroup.node) if layout.kind == "scope" else (),
+        prefix=scope_argv(cgroup.unit, cgroup.node, cgroup.cpus) if layout.kind == "scope" else (),
         apt_cache=apt_layer(rack),
         # systemd 256 and later boots on cgroup v1 only when told to
         legacy_cgroups=layout.kind == "v1" and rack.suite != "bookworm",
