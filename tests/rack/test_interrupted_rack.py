@@ -161,3 +161,11 @@ def test_two_racks_stand_beside_each_other_and_do_not_mix(
     time.sleep(0.2)
     assert other.ssh("pi1", "hostname") == "pi1"
     other.run("down")
+
+
+def test_a_trixie_node_boots_wholly_and_is_held_to_its_memory(rack: RackUnderTest) -> None:
+    rack.run("up", "--nodes", "256M", "--suite", "trixie")
+    assert rack.ssh("pi1", ". /etc/os-release; echo $VERSION_CODENAME") == "trixie"
+    assert rack.ssh("pi1", "systemctl", "is-system-running", "--wait") == "running"
+    assert rack.ssh("pi1", "free", "--mebi").splitlines()[1].split()[1] == "256"
+    assert rack.ssh("pi1", "python3 -c 'bytearray(300 << 20)'; echo $?").endswith("137")

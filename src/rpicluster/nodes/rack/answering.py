@@ -29,6 +29,8 @@ def shows_banner(address: IPv4Address, timeout_s: float = _CONNECT_S) -> bool:
     try:
         with socket.create_connection((str(address), 22), timeout=timeout_s) as connection:
             connection.settimeout(timeout_s)
+            # With a greeting of ours, leaving is no error in the node's log.
+            connection.sendall(b"SSH-2.0-rpicluster\r\n")
             return connection.recv(4) == b"SSH-"
     except OSError:
         return False

@@ -8,6 +8,7 @@ from rpicluster.errors import RackError, UsageError
 from rpicluster.nodes.rack.base import KEYRING
 from rpicluster.nodes.rack.commands import find_tool, succeeds
 
+FILESYSTEMS = Path("/proc/filesystems")
 # tool -> the Debian package that has it
 TOOLS = {
     "debootstrap": "debootstrap",
@@ -59,7 +60,7 @@ def require_tools() -> None:
 
 def require_kernel() -> None:
     """Raise RackError if the kernel lacks overlay, loop devices or FUSE and cannot load them."""
-    filesystems = Path("/proc/filesystems").read_text().split()
+    filesystems = FILESYSTEMS.read_text().split()
     if "overlay" not in filesystems and not succeeds(["modprobe", "overlay"]):
         raise RackError(
             "this kernel has no overlay file system, which nodes share their base by",
