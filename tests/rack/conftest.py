@@ -12,7 +12,7 @@ from rpicluster.errors import RpiclusterError
 
 sys.path.insert(0, str(Path(__file__).parent))  # --import-mode=importlib adds no folder by itself
 
-from rack_tools import RackUnderTest, inventory, same_as_before, wait_for
+from rack_tools import RackUnderTest, inventory, require_same
 
 
 def why_no_rack() -> str | None:
@@ -63,4 +63,4 @@ def make_rack(rack_environment: dict[str, str]) -> Iterator[Callable[[str], Rack
             rack.run("down")
         assert not rack.directory.exists()
     shutil.rmtree(Path(rack_environment["RPICLUSTER_STATE_DIR"]) / "racks", ignore_errors=True)
-    wait_for("the machine is as it was before", lambda: same_as_before(before), 15)
+    require_same(before, 15)

@@ -153,18 +153,31 @@ def inventory() -> dict[str, list[str]]:
     }
 
 
-def same_as_before(before: dict[str, list[str]]) -> bool:
-    """Return whether the machine has exactly what it had.
+def require_same(before: dict[str, list[str]], timeout_s: float) -> None:
+    """Wait until the machine has exactly what it had; fail with what differs.
 
     Where other containers run, whose owners change the machine meanwhile, only what names a rack counts.
     """
-    after = inventory()
+    deadline = time.monotonic() + timeout_s
+    while differences := _differences(before, inventory()):
+        assert time.monotonic() < deadline, f"not as before: {differences}"
+        time.sleep(0.1)
+
+
+def _differences(before: dict[str, list[str]], after: dict[str, list[str]]) -> list[str]:
     if after == before:
-        return True
+        return []
     for line in {*before["processes"], *after["processes"]}:
         if Path(line.split()[0]).name in ("systemd-nspawn", "lxcfs") and "/racks/" not in line:
-            return _ours(after) == _ours(before)
-    return False
+            before, after = _ours(before), _ours(after)
+            break
+    return [
+        f"{sign} {kind}: {line}"
+        for kind in before
+        for sign, here, there in (("-", before, after), ("+", after, before))
+        for line in here[kind]
+        if line not in there[kind]
+    ]
 
 
 def _ours(seen: dict[str, list[str]]) -> dict[str, list[str]]:

@@ -40,6 +40,7 @@ def _outside(name: str, third: int) -> Outside:
     tool("ip", "netns", "add", name)
     tool("ip", "link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", name)
     tool("ip", "address", "add", f"{gateway}/24", "dev", name)
+    tool("ip", "link", "set", name, "addrgenmode", "none")  # its IPv6 routes would come at their own time
     tool("ip", "link", "set", name, "up")
     inside = ("ip", "-netns", name)
     tool(*inside, "address", "add", f"{address}/24", "dev", "eth0")
