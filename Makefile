@@ -7,7 +7,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 DEPS := $(VENV)/.installed
 
-.PHONY: help demo test test-long check format wheel docs bench clean system
+.PHONY: help demo test test-long check format wheel docs bench clean system test-system
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -15,10 +15,10 @@ help: ## Show this list
 demo: system $(DEPS) ## Run the main job: R on a real Spark-on-YARN cluster on this machine
 	$(BIN)/rpicluster demo --yes
 
-test: check ## Check style, types and imports, then run all tests but the long ones
+test: test-system check ## Check style, types and imports, then run all tests but the long ones
 	$(BIN)/python -m pytest
 
-test-long: system $(DEPS) ## Long matrices; resumable, results in docs/reference
+test-long: test-system $(DEPS) ## Long matrices; resumable, results in docs/reference
 	$(BIN)/python tests/long/run.py
 
 check: system $(DEPS) ## ruff, mypy, import rules
@@ -43,6 +43,9 @@ bench: system $(DEPS) ## Measure what README and docs claim
 
 system: ## Java 17, R and its Debian packages, by apt where that is allowed
 	@./scripts/system-packages
+
+test-system: ## What `system` has, and the tools that tests boot virtual Pis with
+	@./scripts/system-packages --tests
 
 $(DEPS): pyproject.toml
 	@./scripts/venv $(PYTHON) $(VENV)

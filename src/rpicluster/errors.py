@@ -6,6 +6,7 @@ RpiclusterError
 ├── SizingRefused      the nodes are too small for what is promised    exit 2
 ├── RuntimeFetchError  the runtime could not be fetched or verified    exit 1
 ├── LocalEngineError   a daemon on this machine does not do its work   exit 1
+├── RackError          a virtual Pi, or what it stands on, fails       exit 1
 ├── ServiceError       a daemon answered with an error                 exit 1
 │   ├── RemoteError    a Hadoop daemon refused, with its own exception  exit 1
 │   ├── SqlError       Spark refused or failed a statement             exit 1
@@ -69,6 +70,10 @@ class RuntimeFetchError(RpiclusterError):
 
 class LocalEngineError(RpiclusterError):
     """A daemon on this machine could not be started, stopped or found."""
+
+
+class RackError(RpiclusterError):
+    """A virtual Pi, its network or its base image could not be made, booted or removed."""
 
 
 class ServiceError(RpiclusterError):

@@ -32,6 +32,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "df": ("files", "Show the space in HDFS, after replication"),
     "jobs": ("jobs", "List, explain and stop jobs"),
     "demo": ("demo", "Run R on a real cluster on this machine, and check every answer"),
+    "rack": ("rack", "Boot virtual Pis on this Linux machine, and take them down again"),
     "r-install": ("doors", "Put the R package into your R library"),
     "runtime": ("runtime", "Show, fetch, verify or remove the software that nodes run"),
     "version": ("doors", "Print versions and where this installation stands"),

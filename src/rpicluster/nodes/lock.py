@@ -17,14 +17,16 @@ _HOLDER_WRITES_S = 0.5  # a new holder's record may be this late behind its lock
 
 
 @contextmanager
-def cluster_lock(directory: Path, *, cluster: str, command: str, wait_s: float = 0.0) -> Iterator[None]:
+def cluster_lock(
+    directory: Path, *, cluster: str, command: str, wait_s: float = 0.0, what: str = "cluster"
+) -> Iterator[None]:
     """Hold the only lock on the state folder `directory` while the block runs.
 
-    `command` is what the holder is called in others' messages, e.g. `rpicluster up`. Waits up to
-    `wait_s` for another holder. Raises LockHeld, which names the holder, and LocalEngineError if the
-    folder is missing.
+    `command` is what the holder is called in others' messages, e.g. `rpicluster up`; `what` is the kind
+    of thing that is locked. Waits up to `wait_s` for another holder. Raises LockHeld, which names the
+    holder, and LocalEngineError if the folder is missing.
     """
-    descriptor = _acquire(directory, cluster, wait_s)
+    descriptor = _acquire(directory, f"{what} {cluster}", wait_s)
     try:
         record = {
             "pid": os.getpid(),
@@ -42,15 +44,15 @@ def cluster_lock(directory: Path, *, cluster: str, command: str, wait_s: float =
         os.close(descriptor)
 
 
-def _acquire(directory: Path, cluster: str, wait_s: float) -> int:
+def _acquire(directory: Path, locked: str, wait_s: float) -> int:
     deadline = time.monotonic() + wait_s
     while True:
-        descriptor = _open(directory, cluster)
+        descriptor = _open(directory, locked)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() >= deadline:
-                held = _held(descriptor, cluster)
+                held = _held(descriptor, locked)
                 os.close(descriptor)
                 raise held from None
             os.close(descriptor)
@@ -61,12 +63,12 @@ def _acquire(directory: Path, cluster: str, wait_s: float) -> int:
         os.close(descriptor)  # `destroy` removed the file between our open and our lock
 
 
-def _open(directory: Path, cluster: str) -> int:
+def _open(directory: Path, locked: str) -> int:
     try:
         return os.open(directory / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except FileNotFoundError:
         raise LocalEngineError(
-            f"cluster {cluster} has no state in {directory}", hint="create it with: rpicluster up"
+            f"{locked} has no state in {directory}", hint="create it with: rpicluster up"
         ) from None
 
 
@@ -79,7 +81,7 @@ def _is_current(descriptor: int, directory: Path) -> bool:
     return (mine.st_dev, mine.st_ino) == (there.st_dev, there.st_ino)
 
 
-def _held(descriptor: int, cluster: str) -> LockHeld:
+def _held(descriptor: int, locked: str) -> LockHeld:
     deadline = time.monotonic() + _HOLDER_WRITES_S
     while True:
         try:
@@ -88,12 +90,12 @@ def _held(descriptor: int, cluster: str) -> LockHeld:
         except ValueError:
             if time.monotonic() >= deadline:
                 return LockHeld(
-                    f"another command is changing cluster {cluster}",
+                    f"another command is changing {locked}",
                     hint="wait until it has ended, then try again",
                 )
             time.sleep(_POLL_S)
     return LockHeld(
         f"`{record['command']}` (pid {record['pid']}, user {record['user']}, since {record['since']}) "
-        f"is changing cluster {cluster}",
+        f"is changing {locked}",
         hint=f"wait until it has ended, or end it with: kill {record['pid']}",
     )
