@@ -40,7 +40,11 @@ hdfs: {block_size: 32M}
 }
 
 
-@pytest.mark.parametrize("home", SHAPES)
+# One shape in the gate; all three in `make test-long`.
+@pytest.mark.parametrize(
+    "home",
+    [pytest.param(home, marks=pytest.mark.long) if home in ("solo", "mixed") else home for home in SHAPES],
+)
 def test_a_cluster_comes_up_works_and_goes_without_a_trace(
     home, tmp_path, monkeypatch, runtime, java_home, bring_up
 ):
