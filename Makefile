@@ -42,7 +42,7 @@ bench: system $(DEPS) ## Measure what README and docs claim
 	$(BIN)/python benchmarks/run.py
 
 system: ## Java 17, R and its Debian packages, by apt where that is allowed
-	@./scripts/system-packages
+	@PYTHON=$(PYTHON) ./scripts/system-packages
 
 $(DEPS): pyproject.toml
 	@./scripts/venv $(PYTHON) $(VENV)
