@@ -42,10 +42,10 @@ bench: system $(DEPS) ## Measure what README and docs claim
 	$(BIN)/python benchmarks/run.py
 
 system: ## Java 17, R and its Debian packages, by apt where that is allowed
-	@./scripts/system-packages
+	@PYTHON=$(PYTHON) ./scripts/system-packages
 
 test-system: ## What `system` has, and the tools that tests boot virtual Pis with
-	@./scripts/system-packages --tests
+	@PYTHON=$(PYTHON) ./scripts/system-packages --tests
 
 $(DEPS): pyproject.toml
 	@./scripts/venv $(PYTHON) $(VENV)

@@ -60,38 +60,34 @@ def pss_mib(pid: int) -> float:
 
 
 @contextmanager
-def stock_daemons(cluster: Cluster) -> Iterator[dict[str, int]]:
-    """Run the cluster's daemons with the same configuration and Java's own default flags."""
-    processes = {}
+def daemons(cluster: Cluster, *, stock: bool) -> Iterator[list[int]]:
+    """Run the six daemons and nothing else, with our flags or with Java's own defaults; yields their pids."""
+    processes = []
     try:
         for unit in cluster.rendered.units:
             if unit.name.startswith("session"):
                 continue
-            argv = [part for part in unit.argv if not part.startswith(("-X", "-Drpicluster.unit"))]
-            environment = {k: v for k, v in unit.environment if k != "MALLOC_ARENA_MAX"}
-            processes[f"{unit.node}/{unit.name}"] = subprocess.Popen(
-                argv,
-                env=environment,
-                cwd=unit.directory,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
+            argv = [part for part in unit.argv if not (stock and part.startswith("-X"))]
+            environment = {k: v for k, v in unit.environment if not (stock and k == "MALLOC_ARENA_MAX")}
+            processes.append(
+                subprocess.Popen(
+                    [part for part in argv if not part.startswith("-Drpicluster.unit")],
+                    env=environment,
+                    cwd=unit.directory,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                )
             )
-        yield {name: process.pid for name, process in processes.items()}
+        yield [process.pid for process in processes]
     finally:
-        for process in processes.values():
+        for process in processes:
             process.send_signal(signal.SIGKILL)
             process.wait()
 
 
-def idle_memory(cluster: Cluster) -> tuple[float, float]:
-    """Return MiB of PSS of the six daemons, ours and with default flags."""
-    daemons = {
-        f"{s.node}/{s.unit}": s.pid for s in cluster.place.statuses() if not s.unit.startswith("session")
-    }
-    time.sleep(SETTLE_S)
-    ours = sum(pss_mib(pid) for pid in daemons.values() if pid)
-    cluster.stop(report=silent)
-    with stock_daemons(cluster) as pids:
+def idle_mib(cluster: Cluster, *, stock: bool) -> float:
+    """Return the PSS of the six daemons, SETTLE_S after they have formed a cluster."""
+    with daemons(cluster, stock=stock) as pids:
         deadline = time.monotonic() + 180
         while True:
             try:
@@ -99,12 +95,17 @@ def idle_memory(cluster: Cluster) -> tuple[float, float]:
                     break
             except Exception as error:
                 if time.monotonic() > deadline:
-                    raise TimeoutError("the daemons with default flags did not come up") from error
+                    raise TimeoutError("the daemons did not come up") from error
             time.sleep(0.5)
         time.sleep(SETTLE_S)
-        stock = sum(pss_mib(pid) for pid in pids.values())
-    cluster.start(report=silent)
-    return ours, stock
+        return sum(pss_mib(pid) for pid in pids)
+
+
+def idle_memory(cluster: Cluster) -> tuple[float, float]:
+    """Return MiB of PSS of the six daemons, ours and with default flags, each the median of three in turn."""
+    cluster.stop(report=silent)
+    pairs = [(idle_mib(cluster, stock=False), idle_mib(cluster, stock=True)) for _ in range(3)]
+    return statistics.median(a for a, _ in pairs), statistics.median(b for _, b in pairs)
 
 
 def transfer(cluster: Cluster, folder: Path) -> dict[str, float]:

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from rpicluster.errors import LocalEngineError, RpiclusterError
 from rpicluster.nodes.local.facts import find_java
 from rpicluster.nodes.local.first_spec import initial_spec
 from rpicluster.runtime import store
+
+# A shell ignores SIGINT in what it runs in the background, and programs started by tests would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 KEEP_VARIABLE = "RPICLUSTER_TEST_KEEP"
 

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,6 +47,21 @@ def missing_packages() -> list[str]:
     return _r(f"cat(setdiff(c({names}), rownames(installed.packages())))").split()
 
 
+def require_shared_python() -> None:
+    """Raise UsageError if this Python cannot be loaded by R: reticulate needs it as a shared library."""
+    names = sysconfig.get_config_vars("INSTSONAME", "LIBDIR", "MULTIARCH")
+    name, folder, architecture = (str(value or "") for value in names)
+    if any(path.exists() for path in (Path(folder, name), Path(folder, architecture, name))):
+        return
+    of_system = sys.base_prefix == "/usr"
+    raise UsageError(
+        f"R cannot load this Python ({sys.executable}): {name} is not there",
+        hint=f"sudo apt-get install libpython{sys.version_info.major}.{sys.version_info.minor}"
+        if of_system
+        else "use a Python that was built with --enable-shared, such as your system's",
+    )
+
+
 def install(library: Path | None = None) -> tuple[Path, str]:
     """Install the package into `library` (default: the user's own) and record this Python for it.
 
@@ -53,6 +69,7 @@ def install(library: Path | None = None) -> tuple[Path, str]:
     with R's own words if the installation fails.
     """
     program = find_r()
+    require_shared_python()
     if missing := missing_packages():
         raise UsageError(
             f"R lacks {', '.join(missing)}",

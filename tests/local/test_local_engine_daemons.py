@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -70,7 +71,10 @@ class Hdfs:
         deadline = time.monotonic() + READY_S
         while True:
             try:
-                self.files.mkdirs("/ready")
+                with tempfile.NamedTemporaryFile() as file:
+                    file.write(b"ready")
+                    file.flush()
+                    self.files.put(Path(file.name), "/ready", overwrite=True)
                 return
             except RpiclusterError as error:
                 assert time.monotonic() < deadline, error.message

@@ -64,14 +64,23 @@ def main() -> int:
         print("error: needs root and debootstrap\n\nhint: sudo apt-get install debootstrap", file=sys.stderr)
         return 2
     at = commit()
-    runs = {"the tests marked long": marked_long}
-    for order in ORDERS:
-        runs[" then ".join(order)] = partial(clean_clones, order, RESULTS / at / "logs")
-    cases = [(name, run_case(name, run, at)) for name, run in runs.items()]
+    runs: dict[str, Callable[[], list[Step]]] = {
+        " then ".join(order): partial(clean_clones, order, RESULTS / at / "logs") for order in ORDERS
+    }
+    runs["the tests marked long"] = marked_long
+    done: dict[str, list[Step]] = {}
+    for name, run in runs.items():
+        done[name] = run_case(name, run, at)
+        write_page(done, at)  # what has passed is on record, whatever comes next
+    return 0 if all(step.passed for steps in done.values() for step in steps) else 1
+
+
+def write_page(done: dict[str, list[Step]], at: str) -> None:
+    """Write the result table of the cases that were run."""
     rows = [
         f"| {name} | `{step.command}` | {'passed' if step.passed else 'FAILED'} "
         f"| {step.seconds:.0f} s | `{step.last_line}` |"
-        for name, steps in cases
+        for name, steps in done.items()
         for step in steps
     ]
     lines = [
@@ -86,7 +95,6 @@ def main() -> int:
         *rows,
     ]
     PAGE.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return 0 if all(step.passed for _, steps in cases for step in steps) else 1
 
 
 if __name__ == "__main__":

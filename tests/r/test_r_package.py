@@ -109,6 +109,18 @@ def test_the_package_passes_its_own_tests_without_a_cluster(library, tmp_path):
     assert skipped == []
 
 
+def test_a_python_that_r_cannot_load_is_a_classed_error_with_a_hint(library, tmp_path):
+    broken = tmp_path / "python"
+    broken.write_text("#!/bin/sh\nexit 1\n")
+    broken.chmod(0o755)
+    script = """
+        tryCatch(rpicluster:::start_python(), rpicluster_error_python = function(e) cat(conditionMessage(e)))
+    """
+    done = r("Rscript", "-e", script, R_LIBS=str(library), RPICLUSTER_PYTHON=str(broken))
+    assert f"R cannot load the Python {broken}" in done.stdout, done.stdout + done.stderr
+    assert "rpicluster r-install" in done.stdout
+
+
 @pytest.mark.cluster
 def test_types_verbs_and_interrupts_hold_on_a_real_cluster(library, cluster, tmp_path):
     rows = run_testthat(

@@ -63,8 +63,18 @@ initialize_python <- function(python) {
   wish <- Sys.getenv("RETICULATE_PYTHON", unset = NA)
   Sys.setenv(RETICULATE_PYTHON = python)
   on.exit(if (is.na(wish)) Sys.unsetenv("RETICULATE_PYTHON") else Sys.setenv(RETICULATE_PYTHON = wish))
-  reticulate::use_python(python, required = TRUE)
-  reticulate::py_config()
+  tryCatch(
+    {
+      reticulate::use_python(python, required = TRUE)
+      reticulate::py_config()
+    },
+    error = function(e) {
+      abort(
+        "python", sprintf("R cannot load the Python %s: %s", python, trimws(conditionMessage(e))),
+        "run `rpicluster r-install`, which says what that Python lacks"
+      )
+    }
+  )
 }
 
 # Start Python once in this R session, or accept one that runs already if it can import the tool.

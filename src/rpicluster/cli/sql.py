@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from rpicluster.cluster import Cluster
     from rpicluster.services.connect.execution import SqlProgress
 
+NODES_AFTER_S = 1.0
+
 
 @click.command(
     epilog=examples(
@@ -117,7 +119,8 @@ def _show_progress(
         return
     done = f"{progress.stages_done}/{progress.stages_total} stages"
     tasks = f"{progress.tasks_done}/{progress.tasks_total} tasks"
-    nodes = ", ".join(cluster.busy_nodes())
+    # Asking Spark where its tasks run takes longer than a short statement does.
+    nodes = ", ".join(cluster.busy_nodes()) if progress.elapsed_s > NODES_AFTER_S else ""
     where = f" on {nodes}" if nodes else ""
     update("stages", progress.tasks_done, progress.tasks_total, f"{done}, {tasks}{where}")
 
