@@ -71,7 +71,7 @@ class Placement(_Model):
 
 
 def best_java(machine: MachineFacts) -> Java | None:
-    """Return the Java that daemons would run on: 17, else the nearest newer one, else the newest older one."""
+    """Return the Java that daemons would run on: 17, else the nearest newer, else the newest older one."""
     return min(
         (java for java in machine.java if java.major is not None),
         key=lambda java: (

@@ -14,7 +14,7 @@ from rpicluster.health.findings.finding import (
 
 # `up` waits for less; beyond it logs of nodes no longer line up.
 SKEW_WARNING_S = 2.0
-# Tokens and TLS certificates begin to be "not valid yet" within minutes; half a minute is a clock that nobody sets.
+# Half a minute is a clock that nobody sets; tokens and certificates are "not valid yet" after minutes.
 SKEW_PROBLEM_S = 30.0
 _SETTLING_S = 120.0  # after boot timesyncd and chrony need a minute
 

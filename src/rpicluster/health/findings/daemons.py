@@ -38,15 +38,20 @@ def daemon_down(seen: Seen) -> Iterator[Trouble]:
 @cluster_kind("namenode-silent", PROBLEM, "The NameNode does not answer")
 def namenode_silent(seen: Seen) -> Iterator[Trouble]:
     """It was asked and gave no answer; nothing is known of HDFS then."""
-    if seen.cluster and seen.cluster.hdfs is None and seen.cluster.hdfs_error:
+    if seen.cluster and seen.cluster.hdfs_error and not _is_down(seen, "namenode"):
         yield _silent(seen, "NameNode", seen.cluster.hdfs_error)
 
 
 @cluster_kind("resourcemanager-silent", PROBLEM, "The ResourceManager does not answer")
 def resourcemanager_silent(seen: Seen) -> Iterator[Trouble]:
     """It was asked and gave no answer; nothing is known of the NodeManagers then."""
-    if seen.cluster and seen.cluster.nodemanagers is None and seen.cluster.yarn_error:
+    if seen.cluster and seen.cluster.yarn_error and not _is_down(seen, "resourcemanager"):
         yield _silent(seen, "ResourceManager", seen.cluster.yarn_error)
+
+
+def _is_down(seen: Seen, part: str) -> bool:
+    """Whether daemon-down tells about it already."""
+    return any(p.name == part and p.state in _DOWN for p in (seen.cluster.parts if seen.cluster else ()))
 
 
 def _silent(seen: Seen, daemon: str, said: str) -> Trouble:
@@ -68,7 +73,10 @@ def safe_mode(seen: Seen) -> Iterator[Trouble]:
     if hdfs and hdfs.safe_mode:
         yield Trouble(
             what="HDFS is in safe mode: it can be read, and not written",
-            cause="too few blocks were reported since it started, the NameNode's disk is full, or somebody asked for it",
+            cause=(
+                "too few blocks were reported since it started, the NameNode's disk is full, or somebody "
+                "asked for it"
+            ),
             evidence=(hdfs.safe_mode.strip(),),
             fix="start the missing DataNodes and free the manager's disk; it ends by itself",
             command=_STATUS,
@@ -191,7 +199,8 @@ def hdfs_full(seen: Seen) -> Iterator[Trouble]:
                 what=f"HDFS is {used:.0f} % full",
                 cause="data, the trash, and what else lies on the DataNodes' disks",
                 evidence=(
-                    f"{hdfs.remaining_bytes >> 20} of {hdfs.capacity_bytes >> 20} MiB free, over all DataNodes",
+                    f"{hdfs.remaining_bytes >> 20} of {hdfs.capacity_bytes >> 20} MiB free, over all "
+                    "DataNodes",
                 ),
                 fix="remove what is not needed, and empty the trash",
                 command="rpicluster df; rpicluster ls -l .Trash",

@@ -18,7 +18,10 @@ def file_missing(node: Node) -> Iterator[Trouble]:
     gone = sorted(set(facts.manifest.files) - set(facts.deployed))
     if gone:
         yield Trouble(
-            what=f"{len(gone)} {'file' if len(gone) == 1 else 'files'} of rpicluster's are gone from {node.name}",
+            what=(
+                f"{len(gone)} {'file' if len(gone) == 1 else 'files'} of rpicluster's are gone from "
+                f"{node.name}"
+            ),
             cause="somebody removed them, or a disk was put back from an older copy",
             evidence=tuple(f"missing: {path}" for path in gone[:_SHOWN]) + _more(gone),
             fix="put them there again",
@@ -42,16 +45,24 @@ def config_drift(node: Node) -> Iterator[Trouble]:
             what=f"{len(changed)} {'file was' if len(changed) == 1 else 'files were'} changed on {node.name}",
             cause="somebody edited them by hand, or another tool manages them too",
             evidence=tuple(changed[:_SHOWN]) + _more(changed),
-            fix="move the change to cluster.yml, then put the files back; see them with `rpicluster plan --diff`",
+            fix=(
+                "move the change to cluster.yml, then put the files back; see them with `rpicluster plan "
+                "--diff`"
+            ),
             command="rpicluster up",
         )
+
+
+def is_wider(wanted: DeployedFile, stands: DeployedFile) -> bool:
+    """Whether a file that was meant to be hidden from others shows itself to more people now."""
+    return not wanted.mode & 0o007 and bool(stands.mode & 0o077 & ~wanted.mode)
 
 
 def _difference(wanted: DeployedFile, stands: DeployedFile) -> str:
     parts = []
     if stands.sha256 and wanted.sha256 and stands.sha256 != wanted.sha256:
         parts.append(f"content {stands.sha256[:12]}, put there as {wanted.sha256[:12]}")
-    if stands.mode != wanted.mode:
+    if stands.mode != wanted.mode and not is_wider(wanted, stands):
         parts.append(f"mode {stands.mode:04o}, put there as {wanted.mode:04o}")
     if wanted.owner and stands.owner and stands.owner != wanted.owner:
         parts.append(f"owner {stands.owner}, put there as {wanted.owner}")

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from rpicluster.health.findings.deployed import is_wider
 from rpicluster.health.findings.finding import (
     PROBLEM,
     WARNING,
@@ -58,7 +59,10 @@ def open_port(node: Node) -> Iterator[Trouble]:
         cause="a daemon that listens on all addresses, as a stock Hadoop does, instead of the cluster's",
         evidence=tuple(f"{li.address}:{li.port} ({_PORTS[li.port]}): {_who(li)}" for li in found)
         + (("nftables: a table of rpicluster stands before it",) if guarded else ()),
-        fix="stop what listens there if it is not rpicluster's; `rpicluster up` binds its own to the cluster's address",
+        fix=(
+            "stop what listens there if it is not rpicluster's; `rpicluster up` binds its own to the "
+            "cluster's address"
+        ),
         command=node.run(f"sudo ss -ltnp '( {' or '.join(f'sport = :{port}' for port in ports)} )'"),
         severity=WARNING if guarded else PROBLEM,
     )
@@ -173,7 +177,7 @@ def _wider_than_put(node: Node) -> Iterator[Trouble]:
         return
     for path in sorted(node.facts.manifest.files):
         wanted, stands = node.facts.manifest.files[path], node.facts.deployed.get(path)
-        if stands is None or wanted.mode & 0o007 or not stands.mode & 0o077 & ~wanted.mode:
+        if stands is None or not is_wider(wanted, stands):
             continue
         yield Trouble(
             what=f"others may read {path} on {node.name}",

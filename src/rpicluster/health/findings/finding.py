@@ -147,7 +147,7 @@ class Node:
 
     @property
     def interface(self) -> Interface | None:
-        """The interface that carries the cluster: the one with the address of cluster.yml, else the default route's."""
+        """What carries the cluster: the interface with cluster.yml's address, else the default route's."""
         interfaces = self.facts.interfaces
         if self.host and is_address(self.host):
             for interface in interfaces:

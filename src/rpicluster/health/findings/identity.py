@@ -34,7 +34,9 @@ def same_machine_twice(seen: Seen) -> Iterator[Trouble]:
         if len(nodes) > 1:
             yield Trouble(
                 what=f"{_names(nodes)} are one and the same machine",
-                cause="two addresses or names of cluster.yml lead to it, or DHCP gave an address to another one",
+                cause=(
+                    "two addresses or names of cluster.yml lead to it, or DHCP gave an address to another one"
+                ),
                 evidence=(
                     f"boot id {boot} on {_names(nodes)}",
                     *(f"{n.name}: host {n.host}" for n in nodes),
@@ -79,7 +81,10 @@ def host_key_duplicate(seen: Seen) -> Iterator[Trouble]:
             what=f"{', '.join(names)} have the same SSH host keys",
             cause="their cards are copies of one that had been booted before",
             evidence=tuple(f"{key} on {', '.join(names)}" for key in sorted(keys)),
-            fix=f"make new ones on all but one; here on {names[-1]}. ssh then refuses it until you forget the old key",
+            fix=(
+                f"make new ones on all but one; here on {names[-1]}. ssh then refuses it until you forget "
+                "the old key"
+            ),
             command=seen.on(
                 names[-1],
                 "sudo rm /etc/ssh/ssh_host_*_key* && sudo ssh-keygen -A && sudo systemctl restart ssh",
@@ -89,7 +94,7 @@ def host_key_duplicate(seen: Seen) -> Iterator[Trouble]:
 
 @cluster_kind("hostname-duplicate", WARNING, "Nodes have the same host name")
 def hostname_duplicate(seen: Seen) -> Iterator[Trouble]:
-    """rpicluster uses addresses; but NAME.local and DHCP's names lead to any one of them, and logs mix."""
+    """Rpicluster uses addresses; but NAME.local and DHCP's names lead to any one of them, and logs mix."""
     for value, nodes in seen.groups(lambda node: node.facts.names.hostname).items():
         if len(nodes) > 1 and not _same_machine(nodes):
             last = nodes[-1].name
@@ -123,6 +128,8 @@ def loopback_hostname(seen: Seen) -> Iterator[Trouble]:
     """
     found = {}
     for node in seen.nodes:
+        if node.name == seen.here:
+            continue
         own = node.facts.names.own_name
         loops = [address for address in own.found if address.startswith("127.")] if own else []
         if loops and len(loops) == len([a for a in own.found if ":" not in a] if own else []):
@@ -131,7 +138,10 @@ def loopback_hostname(seen: Seen) -> Iterator[Trouble]:
         first = min(found)
         yield Trouble(
             what=f"the own name leads to loopback on {', '.join(found)}",
-            cause="/etc/hosts maps it to 127.0.1.1, as Debian does; other programs than rpicluster's may trip over it",
+            cause=(
+                "/etc/hosts maps it to 127.0.1.1, as Debian does; other programs than rpicluster's may "
+                "trip over it"
+            ),
             evidence=tuple(
                 f"{node}: {seen.facts[node].names.hostname} is {address}" for node, address in found.items()
             ),

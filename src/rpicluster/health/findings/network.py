@@ -31,7 +31,8 @@ def no_ipv4(node: Node) -> Iterator[Trouble]:
             what=f"{node.name} has no IPv4 address",
             cause="no DHCP server answered, or the network is not configured",
             evidence=tuple(
-                f"{i.name}: {'up' if i.up else 'down'}, {', '.join(a.address for a in i.addresses) or 'no address'}"
+                f"{i.name}: {'up' if i.up else 'down'}, "
+                f"{', '.join(a.address for a in i.addresses) or 'no address'}"
                 for i in interfaces
             ),
             fix="the daemons listen on IPv4: give it an address",
@@ -159,11 +160,13 @@ def dns_slow(node: Node) -> Iterator[Trouble]:
         yield Trouble(
             what=f"{node.name} waits long for names",
             cause="a name server that does not answer for private addresses, or is not there",
-            evidence=tuple(
-                f"{what}: {lookup.duration_s:.2f} s{', cut off' if lookup.timed_out else ''}"
-                for what, lookup in slow.items()
-            )
-            + (f"asked: {', '.join(node.facts.names.servers) or 'no server'}",),
+            evidence=(
+                *(
+                    f"{what}: {lookup.duration_s:.2f} s{', cut off' if lookup.timed_out else ''}"
+                    for what, lookup in slow.items()
+                ),
+                f"asked: {', '.join(node.facts.names.servers) or 'no server'}",
+            ),
             fix="`rpicluster up` writes the nodes into /etc/hosts; or use a name server that answers",
             command=node.run('time getent hosts "$(hostname)"; cat /etc/resolv.conf'),
         )

@@ -56,7 +56,7 @@ class PrivateFile:
 
 @dataclass(frozen=True)
 class ClusterObservation:
-    """One look at a cluster's daemons. None is "not seen"; the matching `..._error` says why, "" if not asked.
+    """One look at a cluster's daemons. None is "not seen"; the `..._error` says why, "" if not asked.
 
     `nodemanagers` is () when the ResourceManager answered and knows none.
     """

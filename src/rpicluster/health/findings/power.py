@@ -10,7 +10,7 @@ from rpicluster.model.machine import DiskKind, Throttled
 HOT_C, TOO_HOT_C = 75.0, 80.0
 PC_HOT_C, PC_TOO_HOT_C = 90.0, 95.0
 _VOLTS = 5.1
-# What an 802.3af port guarantees at the device, less the conversion of a PoE HAT: 5 V at 2.5 A. PoE+: 5 V at 4 A.
+# What a PoE HAT gives out on an 802.3af port: 5 V at 2.5 A; a PoE+ HAT on an 802.3at port: 5 V at 4 A.
 # Source: Raspberry Pi's product briefs of the PoE HAT and the PoE+ HAT.
 _POE_HAT_W, _POE_PLUS_HAT_W = 12.5, 20.0
 # What a disk draws when it is written to; between what makers of SATA, NVMe and 2.5" drives state.
@@ -35,10 +35,14 @@ def under_voltage(node: Node) -> Iterator[Trouble]:
         return
     now = bits.under_voltage
     yield Trouble(
-        what=f"{node.name} {'gets' if now else 'got'} too little voltage{'' if now else ' at some time since it was booted'}",
+        what=(
+            f"{node.name} {'gets' if now else 'got'} too little "
+            f"voltage{'' if now else ' at some time since it was booted'}"
+        ),
         cause="the supply, its cable or the PoE HAT is too weak for the board and what hangs on it",
         evidence=(
-            f"throttled=0x{bits.raw:x}: under-voltage now: {_yes(now)}, since boot: {_yes(bits.under_voltage_since_boot)}",
+            f"throttled=0x{bits.raw:x}: under-voltage now: {_yes(now)}, since boot: "
+            f"{_yes(bits.under_voltage_since_boot)}",
             *(line.strip() for line in node.facts.kernel_log[-40:] if re.search("[Uu]nder-?voltage", line)),
         )[:3],
         fix="use the official supply with its own cable, and feed disks by a powered hub",
@@ -116,7 +120,10 @@ def supply_weak(node: Node) -> Iterator[Trouble]:
     if supply is None or board is None or board.supply_ma is None or supply >= board.supply_ma:
         return
     yield Trouble(
-        what=f"the supply of {node.name} offers {supply / 1000:g} A, the board wants {board.supply_ma / 1000:g} A",
+        what=(
+            f"the supply of {node.name} offers {supply / 1000:g} A, the board wants "
+            f"{board.supply_ma / 1000:g} A"
+        ),
         cause="a supply that is not made for this board: USB disks get less current, and may fail when busy",
         evidence=(
             f"negotiated: {supply} mA, recommended: {board.supply_ma} mA",

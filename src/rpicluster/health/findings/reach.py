@@ -48,7 +48,8 @@ def kind_of_error(error: RpiclusterError) -> str:
 _WORDS = {
     "node-unreachable": "ssh gets no shell: power, cable, address, or a node that hangs",
     "login-refused": "the node answers, and does not let this user and key in",
-    "host-key-changed": "another machine has its address, its card was written anew, or somebody is in between",
+    "host-key-changed": "another machine has its address, its card was written anew, or "
+    "somebody is in between",
     "host-key-unknown": "this machine has never seen the node's key, and doctor accepts none by itself",
     "node-unreadable": "the login works, and does not run our commands",
 }
@@ -105,7 +106,7 @@ def sudo_asks_password(node: Node) -> Iterator[Trouble]:
 def not_seen(node: Node) -> Iterator[Trouble]:
     """What could not be seen is never taken for a fault, nor for good health."""
     facts = node.facts
-    missing = {
+    missing: dict[str, object] = {
         "RAM": facts.memory,
         "cores": facts.processor,
         "operating system": facts.os,

@@ -12,6 +12,7 @@ from rpicluster.health.findings import (
     network,
     power,
     reach,
+    software,
     storage,
     system,
 )
@@ -28,7 +29,8 @@ SUBJECTS: dict[str, tuple[Kind, ...]] = {
         ("Clocks", clocks),
         ("Disks and cards", storage),
         ("Power and heat", power),
-        ("The system", system),
+        ("Memory, control groups, units", system),
+        ("System, Java, Python", software),
         ("Network", network),
         ("Open doors and strangers", exposure),
         ("What was put there", deployed),
@@ -48,7 +50,7 @@ def diagnose(
     here: str | None = None,
     year_month: tuple[int, int] | None = None,
 ) -> tuple[Finding, ...]:
-    """Return everything that is wrong or worth knowing, the worst first, in an order that depends on nothing else.
+    """Return everything that is wrong or worth knowing, the worst first, always in the same order.
 
     `nodes` has the facts of each node, or the error that explains why there are none. `on` makes the line
     to paste for a command on a node. `here` names the facts that are this machine's own, of a local cluster.

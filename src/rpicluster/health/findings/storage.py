@@ -39,7 +39,8 @@ def disk_full(node: Node) -> Iterator[Trouble]:
             what=f"{mount.path} of {node.name} is {mount.used_percent} % full",
             cause="logs, packages, old files, or data that outgrew the disk",
             evidence=(
-                f"{mount.source} on {mount.path}: {mount.used_percent} % used, {free} of {mount.total_mib} MiB free",
+                f"{mount.source} on {mount.path}: {mount.used_percent} % used, {free} of "
+                f"{mount.total_mib} MiB free",
                 *([] if enough else [f"a NodeManager needs {NODEMANAGER_FREE_MIB} MiB free"]),
             ),
             fix="see what is large, and remove it",
@@ -79,7 +80,10 @@ def disk_read_only(node: Node) -> Iterator[Trouble]:
                 f"{mount.source} on {mount.path} ({mount.filesystem}): ro",
                 *(line.strip() for line in said[-2:]),
             ),
-            fix="save what is on it, then look at the disk and its power supply; a reboot checks the file system",
+            fix=(
+                "save what is on it, then look at the disk and its power supply; a reboot checks the "
+                "file system"
+            ),
             command=node.run(f"sudo dmesg | tail -50; findmnt {_quoted(mount.path)}"),
         )
 
@@ -117,7 +121,10 @@ def out_of_memory(node: Node) -> Iterator[Trouble]:
             what=f"{node.name} ran out of memory",
             cause="programs beside the cluster took more than `reserve` leaves them",
             evidence=tuple(lines[-3:]),
-            fix=f"see what is large there, or give {node.name} a larger `reserve` in cluster.yml, then `rpicluster up`",
+            fix=(
+                f"see what is large there, or give {node.name} a larger `reserve` in cluster.yml, then "
+                "`rpicluster up`"
+            ),
             command=node.run("ps -eo rss,user,comm --sort -rss | head"),
         )
 
@@ -168,7 +175,10 @@ def card_worn(node: Node) -> Iterator[Trouble]:
         if (disk.wear_percent or 0) >= WORN_PERCENT:
             seen = f"{disk.name} says that up to {disk.wear_percent} % of its life are used"
         elif writes >= WORN_WRITES:
-            seen = f"{disk.name}: {disk.written_mib} MiB written to its file systems, {writes:.0f} times its size"
+            seen = (
+                f"{disk.name}: {disk.written_mib} MiB written to its file systems, {writes:.0f} times its "
+                "size"
+            )
         else:
             continue
         yield Trouble(
