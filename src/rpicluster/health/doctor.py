@@ -60,13 +60,14 @@ def examine_nodes(
     """
     started = time.monotonic()
     targets = {node.name: node.ssh for node in spec.nodes if node.ssh}
-    seen = observe_nodes(targets, ssh or OpenSsh())
+    ssh = ssh or OpenSsh()
+    seen = observe_nodes(targets, ssh)
     nodes: dict[str, MachineFacts | RpiclusterError] = {}
     for name, observation in seen.items():
         found = observation.facts or observation.error
         if found is not None:
             nodes[name] = found
-    return _examined(spec, nodes, daemons() if daemons else None, None, started)
+    return _examined(spec, nodes, daemons() if daemons else None, None, started, ssh.config)
 
 
 def examine_here(
@@ -84,13 +85,14 @@ def _examined(
     daemons: ClusterObservation | None,
     here: str | None,
     started: float,
+    config: Path | None = None,
 ) -> Examination:
     now = time.gmtime()
     findings = diagnose(
         spec,
         nodes,
         daemons,
-        on=line_to_paste(spec),
+        on=line_to_paste(spec, config),
         here=here,
         year_month=(now.tm_year, now.tm_mon),
     )

@@ -129,9 +129,17 @@ def nodemanagers_seen(reports: Iterable[NodeReport], names: Mapping[str, str]) -
     )
 
 
-def line_to_paste(spec: ClusterSpec) -> Callable[[str, str], str]:
-    """Return what makes a line that runs a command on a node; on a local cluster that is the command."""
-    targets: dict[str, SshTarget] = {node.name: node.ssh for node in spec.nodes if node.ssh}
+def line_to_paste(spec: ClusterSpec, config: Path | None = None) -> Callable[[str, str], str]:
+    """Return what makes a line that runs a command on a node; on a local cluster that is the command.
+
+    `config` is the OpenSSH configuration for nodes that name none, as in `OpenSsh`.
+    """
+    default = {"config": str(config) if config else None}
+    targets: dict[str, SshTarget] = {
+        node.name: node.ssh if node.ssh.config else node.ssh.model_copy(update=default)
+        for node in spec.nodes
+        if node.ssh
+    }
 
     def on(node: str, command: str) -> str:
         target = targets.get(node)

@@ -80,7 +80,7 @@ class Redactor:
             self._add_user(user)
 
     def learn(self, text: str) -> None:
-        """Note the users whose home folders a text mentions; ask it of all texts before the first `redact`."""
+        """Note the users whose home folders a text mentions; for all texts, before the first `redact`."""
         for match in _HOME.finditer(text):
             self._add_user(match[1].rstrip("."))
 

@@ -13,15 +13,12 @@ def file_missing(node: Node) -> Iterator[Trouble]:
     """The manifest lists it, and it does not stand there."""
     facts = node.facts
     # Without a single hash nothing was looked at: that is not-seen's to say.
-    if facts.manifest is None or (facts.manifest.files and not facts.deployed):
+    if facts.manifest is None or not facts.deployed or node.is_unseen("modes"):
         return
     gone = sorted(set(facts.manifest.files) - set(facts.deployed))
     if gone:
         yield Trouble(
-            what=(
-                f"{len(gone)} {'file' if len(gone) == 1 else 'files'} of rpicluster's are gone from "
-                f"{node.name}"
-            ),
+            what=(f"{len(gone)} {'file is' if len(gone) == 1 else 'files are'} gone from {node.name}"),
             cause="somebody removed them, or a disk was put back from an older copy",
             evidence=tuple(f"missing: {path}" for path in gone[:_SHOWN]) + _more(gone),
             fix="put them there again",
@@ -116,8 +113,7 @@ def node_not_set_up(seen: Seen) -> Iterator[Trouble]:
     if not seen.is_deployed:
         return
     for node in seen.nodes:
-        unseen = any(problem.fact == "manifest" for problem in node.facts.problems)
-        if node.facts.manifest is None and not unseen and node.facts.privilege != "none":
+        if node.facts.manifest is None and not node.is_unseen("manifest") and node.facts.privilege != "none":
             yield Trouble(
                 what=f"{node.name} was not set up with the others",
                 cause="it was added to cluster.yml since, was unreachable then, or has a fresh card",

@@ -12,7 +12,7 @@ from rpicluster.health.findings.finding import (
     cluster_kind,
     node_kind,
 )
-from rpicluster.health.findings.reach import kind_of_error
+from rpicluster.health.findings.reach import command_in, kind_of_error
 from rpicluster.model.machine import Listener
 from rpicluster.model.ports import MANAGER_PORTS, SESSION_PORTS, WORKER_PORTS
 from rpicluster.model.spec import Role
@@ -156,7 +156,7 @@ def secret_readable(seen: Seen) -> Iterator[Trouble]:
                 cause="it was copied, or its folder has no permissions of its own",
                 evidence=(seen.errors[node].message,),
                 fix=seen.errors[node].hint or "chmod 600 the key",
-                command=seen.errors[node].hint or "chmod 600 ~/.ssh/id_ed25519",
+                command=command_in(seen.errors[node].hint) or "chmod 600 ~/.ssh/id_ed25519",
                 node=node,
             )
     for file in seen.cluster.private_files if seen.cluster else ():

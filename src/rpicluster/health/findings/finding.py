@@ -135,6 +135,10 @@ class Node:
         found = next((node for node in self.seen.spec.nodes if node.name == self.name), None)
         return found.ssh.host if found and found.ssh else None
 
+    def is_unseen(self, fact: str) -> bool:
+        """Whether a fact that reads as "none there" was in truth not seen: its answer failed or broke off."""
+        return any(problem.fact in (fact, "answer") for problem in self.facts.problems)
+
     @property
     def is_container(self) -> bool:
         """Whether it shares another machine's kernel, clock and kernel log."""

@@ -14,6 +14,7 @@ from rpicluster.health.findings.finding import (
 )
 
 _GIGABIT = 1000
+_ETHERNET_MTU = 1500
 SLOW_LOOKUP_S = 0.5
 
 
@@ -44,7 +45,7 @@ def no_ipv4(node: Node) -> Iterator[Trouble]:
 def no_default_route(node: Node) -> Iterator[Trouble]:
     """No IPv4 default route. Only apt needs one; the cluster itself does not."""
     facts = node.facts
-    if not facts.interfaces or any(problem.fact == "routes" for problem in facts.problems):
+    if not facts.interfaces or node.is_unseen("routes"):
         return
     if not any(route.family == 4 for route in facts.routes):
         yield Trouble(
@@ -78,8 +79,8 @@ def mtu_mismatch(seen: Seen) -> Iterator[Trouble]:
     """MTU of the interfaces that carry the cluster: small requests work, and large transfers hang."""
     groups = seen.groups(lambda node: node.interface.mtu if node.interface else None)
     if len(groups) > 1:
-        odd = min(groups.values(), key=lambda nodes: (len(nodes), nodes[0].name))[0]
-        common = max(groups, key=lambda mtu: len(groups[mtu]))
+        common = max(groups, key=lambda mtu: (len(groups[mtu]), mtu == _ETHERNET_MTU, mtu))
+        odd = next(nodes[0] for mtu, nodes in groups.items() if mtu != common)
         name = odd.interface.name if odd.interface else "eth0"
         yield Trouble(
             what=f"nodes have different MTUs: {', '.join(str(mtu) for mtu in groups)}",

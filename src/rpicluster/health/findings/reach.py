@@ -1,5 +1,6 @@
 """Nodes that did not answer, and what could not be seen of those that did."""
 
+import re
 from collections.abc import Iterator
 
 from rpicluster.errors import HostKeyRefused, LoginRefused, NodeUnreachable, RpiclusterError
@@ -28,9 +29,18 @@ def _errors(seen: Seen, cause: str) -> Iterator[Trouble]:
                 cause=_WORDS[cause],
                 evidence=(error.message,),
                 fix=error.hint or "try it by hand",
-                command=seen.on(node, "true"),
+                command=command_in(error.hint) or seen.on(node, "true"),
                 node=node,
             )
+
+
+_COMMAND = re.compile(r"(?:^|[:;] )((?:ping|getent|chmod|ssh-copy-id|ssh-keygen|ssh-add) [^;]+)$")
+
+
+def command_in(hint: str | None) -> str | None:
+    """Return the line to paste at the end of an error's hint; plain logins are made with our own options."""
+    match = _COMMAND.search(hint or "")
+    return match[1] if match else None
 
 
 def kind_of_error(error: RpiclusterError) -> str:
@@ -89,7 +99,7 @@ def node_unreadable(seen: Seen) -> Iterator[Trouble]:
 def sudo_asks_password(node: Node) -> Iterator[Trouble]:
     """Without sudo some facts are hidden from doctor, and `up` has to ask for a password."""
     facts = node.facts
-    if facts.login is None or facts.privilege != "none":
+    if facts.login is None or facts.privilege != "none" or node.is_unseen("privilege"):
         return
     yield Trouble(
         what=f"{facts.login} on {node.name} cannot use sudo without a password",

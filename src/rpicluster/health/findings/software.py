@@ -41,7 +41,7 @@ def _is_set_up(node: Node) -> bool:
 @node_kind("java-missing", PROBLEM, "A node has no Java")
 def java_missing(node: Node) -> Iterator[Trouble]:
     """A problem on a node that is set up; before that a note, for `up` installs it."""
-    if node.facts.java or any(problem.fact == "java" for problem in node.facts.problems):
+    if node.facts.java or node.is_unseen("java"):
         return
     yield Trouble(
         what=f"{node.name} has no Java",
@@ -94,9 +94,8 @@ def java_mixed(seen: Seen) -> Iterator[Trouble]:
 @node_kind("python-missing", PROBLEM, "A node has no Python")
 def python_missing(node: Node) -> Iterator[Trouble]:
     """Ansible and the session's keeper need python3."""
-    unseen = any(problem.fact == "python" for problem in node.facts.problems)
     # A node that showed neither system nor python was not really seen.
-    if node.facts.python is None and node.facts.os is not None and not unseen:
+    if node.facts.python is None and node.facts.os is not None and not node.is_unseen("python"):
         yield Trouble(
             what=f"{node.name} has no python3",
             cause="a minimal image",

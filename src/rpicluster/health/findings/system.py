@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from rpicluster.design.daemon_sizes import DAEMONS
 from rpicluster.design.sizing import size
 from rpicluster.errors import RpiclusterError, SizingRefused
 from rpicluster.health.findings.finding import (
@@ -162,16 +163,12 @@ def unit_failed(node: Node) -> Iterator[Trouble]:
 
 @node_kind("unit-stopped", PROBLEM, "A unit that should run does not")
 def unit_stopped(node: Node) -> Iterator[Trouble]:
-    """A service of rpicluster's that is enabled, and was stopped."""
+    """A daemon of rpicluster's that is enabled, and was stopped. Its helpers may run once and end."""
     for name in sorted(node.facts.units):
         unit = node.facts.units[name]
-        if (
-            name.startswith("rpicluster")
-            and name.endswith(".service")
-            and unit.enabled == "enabled"
-            and unit.active == "inactive"
-            and unit.sub != "exited"
-        ):
+        part = name.removeprefix("rpicluster-").removesuffix(".service")
+        is_daemon = name.startswith("rpicluster-") and (part in DAEMONS or part.startswith("session"))
+        if is_daemon and unit.enabled == "enabled" and unit.active == "inactive":
             yield Trouble(
                 what=f"{name} on {node.name} does not run",
                 cause="somebody stopped it, or it ended",

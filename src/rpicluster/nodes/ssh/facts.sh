@@ -171,8 +171,12 @@ see_temperature() {
 }
 
 see_units() {
+  # A pattern shows loaded units only, and one that was stopped is not: so ours are also named. A template
+  # (NAME@.service) is no unit, and asking for one would spoil the answer.
+  ours=$(for file in /etc/systemd/system/rpicluster*[!@].service; do [ -e "$file" ] && echo "${file##*/}"; done)
+  # shellcheck disable=SC2086  several words
   limited 5 systemctl show -p Id,LoadState,ActiveState,SubState,UnitFileState,Result,NRestarts,MainPID,ExecMainStatus \
-    'rpicluster*' systemd-timesyncd.service chrony.service ntpsec.service ssh.service nftables.service ufw.service \
+    'rpicluster*' $ours systemd-timesyncd.service chrony.service ntpsec.service ssh.service nftables.service ufw.service \
     firewalld.service unattended-upgrades.service apt-daily.service apt-daily-upgrade.service \
     NetworkManager.service dhcpcd.service systemd-networkd.service
 }
