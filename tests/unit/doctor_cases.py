@@ -769,7 +769,10 @@ CASES: dict[str, tuple[list[Case], list[Case]]] = {
             says(private_files=(PrivateFile("/home/ana/token", 0o600),)),
         ],
     ),
-    "file-missing": ([on(**deployed(conf=None))], [on(**deployed() | {"deployed": {}}), on(**deployed())]),
+    "file-missing": (
+        [on(**deployed(conf=None)), on(**deployed() | {"deployed": {}})],
+        [on(**deployed() | {"deployed": {}, "privilege": "none"}), on(**deployed())],
+    ),
     "config-drift": (
         [
             on(**deployed(conf={"sha256": "b" * 64})),

@@ -44,8 +44,8 @@ def documents(
     plan: str,
     rendered: Rendered | None,
     logs: Mapping[str, str],
-) -> dict[str, str]:
-    """Return every file of a bundle by its name, as they are before redaction.
+) -> dict[str, object]:
+    """Return every file of a bundle by its name, before redaction: text, or values that become JSON.
 
     `plan` is in words: a saved plan holds files in base64, in which nothing could be redacted.
     """
@@ -58,23 +58,31 @@ def documents(
         "python": platform.python_version(),
         "control machine": platform.platform(),
     }
-    files = {
+    files: dict[str, object] = {
         "README.txt": README,
-        "findings.json": _json(examination.document()),
-        "facts.json": _json(facts),
-        "versions.json": _json(versions),
+        "findings.json": examination.document(),
+        "facts.json": facts,
+        "versions.json": versions,
         "cluster.yml": spec_text,
         "plan.txt": plan,
     }
     for node, by_path in (rendered.files if rendered else {}).items():
         for path, file in by_path.items():
             if not path.endswith(".py"):  # the program's own source, the same for everybody
-                files[f"rendered/{node}/{path}"] = file.content.decode(errors="replace")
+                files[f"rendered/{node}/{path}"] = _parsed(path, file.content.decode(errors="replace"))
     return files | {f"logs/{name}": text for name, text in logs.items()}
 
 
+def _parsed(path: str, text: str) -> object:
+    """Return the values in a JSON file: inside of its strings secrets are found, behind its escapes not."""
+    try:
+        return json.loads(text) if path.endswith(".json") else text
+    except ValueError:
+        return text
+
+
 def redactor(
-    spec: ClusterSpec, examination: Examination, files: Mapping[str, str], secrets: Iterable[str]
+    spec: ClusterSpec, examination: Examination, files: Mapping[str, object], secrets: Iterable[str]
 ) -> Redactor:
     """Return what redacts a bundle: it knows the users and ids of spec and facts, and the given secrets."""
     users = {*spec.users, *(node.ssh.user for node in spec.nodes if node.ssh and node.ssh.user), _login()}
@@ -88,9 +96,9 @@ def redactor(
             private |= {disk.serial or "" for disk in facts.disks}
             private |= {key.fingerprint.removeprefix("SHA256:") for key in facts.host_keys}
     found = Redactor(secrets=secrets, users=users, private=private)
-    for name, text in files.items():
+    for name, content in files.items():
         found.learn(name)
-        found.learn(text)
+        found.learn(content if isinstance(content, str) else _json(content))
     return found
 
 
@@ -101,7 +109,7 @@ def _login() -> str:
         return ""
 
 
-def write_bundle(path: Path, files: Mapping[str, str], redact: Redactor) -> int:
+def write_bundle(path: Path, files: Mapping[str, object], redact: Redactor) -> int:
     """Write the redacted files as a .tar.gz of mode 0600; return its size in bytes.
 
     It holds no names, times or owners of this machine. Raises UsageError if `path` exists or cannot be made.
@@ -112,7 +120,9 @@ def write_bundle(path: Path, files: Mapping[str, str], redact: Redactor) -> int:
         tarfile.open(fileobj=compressed, mode="w", format=tarfile.PAX_FORMAT) as archive,
     ):
         for name in sorted(files):
-            content = redact.redact(files[name]).encode()
+            found = files[name]
+            text = redact.redact(found) if isinstance(found, str) else _json(redact.redact_value(found))
+            content = text.encode()
             entry = tarfile.TarInfo(f"{_FOLDER}/{redact.redact(name)}")
             entry.size, entry.mode = len(content), 0o600
             archive.addfile(entry, io.BytesIO(content))

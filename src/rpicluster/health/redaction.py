@@ -5,7 +5,7 @@ Pure. One `Redactor` serves a whole bundle, so the same name is the same alias i
 
 import ipaddress
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 GONE = "[removed]"
 # Logins that images and packages bring: they name nobody, and a report is unreadable without them.
@@ -37,24 +37,31 @@ _WORD = (
     r"(?:pass(?:word|wd|phrase|code)?|pwd|secret|token|credential|auth(?:orization)?|bearer|cookie|"
     r"api[._-]?key|access[._-]?key|account[._-]?key|private[._-]?key|encryption[._-]?key|signature)"
 )
-_KEY = rf"[\w.\-]*{_WORD}[\w.\-]*"
+# A key begins where a run of such letters begins: else a long line would be searched again from each of them.
+_KEY = rf"(?<![\w.\-])[\w.\-]*{_WORD}[\w.\-]*"
 # Where a secret lies is no secret.
+_KEY_ALONE = re.compile(_KEY, re.I)
 _IS_PLACE = re.compile(r"(?:file|path|dir|directory|location|class|provider|enabled?)[\"']?$", re.I)
 
-_PEM = re.compile(r"-----BEGIN ([A-Z0-9 ]+)-----.*?(?:-----END \1-----|\Z)", re.S)
-_PEM_ESCAPED = re.compile(r"-----BEGIN [A-Z0-9 ]+-----(?:[^\"'-]|-(?!----))*(?:-----END [A-Z0-9 ]+-----)?")
+_PEM = re.compile(r"-----BEGIN ([A-Z0-9 ]+)-----(?:(?!-----BEGIN ).)*?-----END \1-----", re.S)
+# One that was cut off, its line breaks written as they are or as \\n.
+_PEM_CUT = re.compile(
+    r"-----BEGIN [A-Z0-9 ]+-----(?:(?:\\+[nr]|\s)*(?:[A-Za-z-]+: [^\n\\]*|[A-Za-z0-9+/=]{8,}))*"
+)
 _SSH_KEY = re.compile(
     r"\b(?:ssh-[a-z0-9@.-]+|ecdsa-[a-z0-9@.-]+|sk-[a-z0-9@.-]+) +AAAA[A-Za-z0-9+/=]+[^\n\"]*"
 )
 _XML = re.compile(rf"(<name>\s*{_KEY}\s*</name>\s*<value>)(.*?)(</value>)", re.I | re.S)
-_QUOTED = re.compile(rf"((?P<key>{_KEY})[\"']?\s*[:=]\s*)(?P<q>\\?[\"'])(?P<value>.*?)(?P=q)", re.I)
+_QUOTED = re.compile(rf"((?P<key>{_KEY})\\*[\"']?\s*[:=]\s*)(?P<q>\\*[\"'])(?P<value>.*?)(?P=q)", re.I)
 _COLON = re.compile(rf"((?P<key>{_KEY})[\"']?[ \t]*:[ \t]+)(?P<value>[^\s\"'\[{{][^\n,}}]*)", re.I)
 _EQUALS = re.compile(
     rf"((?P<key>{_KEY})[\"']?[ \t]*(?:=[ \t]*|:(?=[^\s/])))(?P<value>[^\s\"',;&\[{{][^\s\"',;&]*)", re.I
 )
-_SPACE = re.compile(rf"((?:^|[\s\"'])--?(?P<key>{_KEY})[ \t]+)(?P<value>[^\s\"']+)", re.I | re.M)
+_SPACE = re.compile(
+    rf"((?:^|(?<=[\s\"']))(?P<key>--?[\w.\-]*{_WORD}[\w.\-]*)[ \t]+)(?P<value>[^\s\"']+)", re.I | re.M
+)
 _HEADER = re.compile(r"\b((?:Bearer|Basic|Negotiate|Digest)\s+)[A-Za-z0-9._~+/=-]{6,}", re.I)
-_URL_LOGIN = re.compile(r"([a-z][a-z0-9+.-]*://)[^/\s:@\"'<>]*:[^/\s@\"'<>]*@", re.I)
+_URL_LOGIN = re.compile(r"(?<![a-z0-9+.-])([a-z][a-z0-9+.-]*://)[^/\s:@\"'<>]*:[^/\s@\"'<>]*@", re.I)
 _KNOWN_FORMS = re.compile(
     r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b|\bgh[pousr]_[A-Za-z0-9]{20,}|\bgithub_pat_\w{20,}|\bglpat-[\w-]{16,}"
     r"|\bxox[abprs]-[\w-]{10,}|\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*|\bsk-[A-Za-z0-9_-]{20,}|\bAIza[\w-]{30,}"
@@ -89,7 +96,7 @@ class Redactor:
         for secret in self._secrets:
             text = text.replace(secret, GONE)
         text = _PEM.sub(GONE, text)
-        text = _PEM_ESCAPED.sub(GONE, text)
+        text = _PEM_CUT.sub(GONE, text)
         text = _SSH_KEY.sub(GONE, text)
         text = _XML.sub(rf"\g<1>{GONE}\g<3>", text)
         text = _QUOTED.sub(lambda m: self._without_value(m, m["q"]), text)
@@ -106,6 +113,23 @@ class Redactor:
             text = re.sub(pattern, self._alias("user", user.lower()), text, flags=re.I)
         text = _IPV4.sub(self._address, text)
         return _IPV6.sub(self._address, text)
+
+    def redact_value(self, value: object, key: str = "") -> object:
+        """Return JSON-able values redacted string by string, so that quoting and escapes hide nothing.
+
+        What stands under the key of a secret goes as a whole; a key that is a path is the name of a file.
+        """
+        if value is None:
+            return None
+        if _KEY_ALONE.fullmatch(key) and not _IS_PLACE.search(key):
+            return GONE
+        if isinstance(value, str):
+            return self.redact(value)
+        if isinstance(value, Mapping):
+            return {self.redact(str(k)): self.redact_value(v, str(k)) for k, v in value.items()}
+        if isinstance(value, list | tuple):
+            return [self.redact_value(item) for item in value]
+        return value
 
     def _add_user(self, user: str) -> None:
         if user and user not in COMMON_USERS and user not in self._users:

@@ -12,8 +12,9 @@ _SHOWN = 5
 def file_missing(node: Node) -> Iterator[Trouble]:
     """The manifest lists it, and it does not stand there."""
     facts = node.facts
-    # Without a single hash nothing was looked at: that is not-seen's to say.
-    if facts.manifest is None or not facts.deployed or node.is_unseen("modes"):
+    # A login that is not root may see none of them.
+    hidden = not facts.deployed and facts.privilege == "none"
+    if facts.manifest is None or hidden or node.is_unseen("modes"):
         return
     gone = sorted(set(facts.manifest.files) - set(facts.deployed))
     if gone:
