@@ -173,7 +173,7 @@ def dns_slow(node: Node) -> Iterator[Trouble]:
         )
 
 
-@node_kind("cloud-init-hosts", NOTE, "cloud-init rewrites /etc/hosts")
+@node_kind("cloud-init-hosts", NOTE, "The hosts file is rewritten by cloud-init")
 def cloud_init_hosts(node: Node) -> Iterator[Trouble]:
     """With manage_etc_hosts it writes the file anew at each boot, and lines of others are gone."""
     init = node.facts.cloud_init

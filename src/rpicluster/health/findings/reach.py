@@ -65,9 +65,9 @@ _WORDS = {
 }
 
 
-@cluster_kind("node-unreachable", PROBLEM, "ssh reaches no shell on a node")
+@cluster_kind("node-unreachable", PROBLEM, "A node does not answer")
 def node_unreachable(seen: Seen) -> Iterator[Trouble]:
-    """The node does not answer within the deadline, refuses the connection, or its name is not known."""
+    """No answer within the deadline, the connection is refused, or the name is not known."""
     return _errors(seen, "node-unreachable")
 
 

@@ -193,7 +193,7 @@ def unit_restarts(node: Node) -> Iterator[Trouble]:
             )
 
 
-@node_kind("system-degraded", NOTE, "systemd calls a node degraded")
+@node_kind("system-degraded", NOTE, "A node is degraded, says systemd")
 def system_degraded(node: Node) -> Iterator[Trouble]:
     """Some unit has failed that rpicluster does not look at."""
     if node.facts.system_state == "degraded" and not any(
