@@ -45,6 +45,7 @@ GENERATED = "<!-- what follows is written by docs/generate.py -->\n"
 # Findings whose fault was made by hand on a rack node, or stands in an answer of tests/cases/facts.
 ON_RACK = frozenset(
     [
+        "node-unreadable",
         "node-unreachable",
         "login-refused",
         "host-key-changed",
@@ -77,6 +78,18 @@ ON_RACK = frozenset(
         "config-drift",
         "runtime-mismatch",
         "node-not-set-up",
+        "unit-stopped",
+        "unit-restarts",
+        "system-degraded",
+        "cluster-mixed",
+        "address-changed",
+        "firewall-missing",
+        "little-room",
+        "address-dynamic",
+        "os-mixed",
+        "os-unproven",
+        "python-mixed",
+        "cloud-init-hosts",
     ]
 )
 IN_FIXTURES = frozenset(

@@ -115,3 +115,17 @@ def test_a_cluster_on_this_machine_that_was_never_up_looks_at_the_machine(capsys
     about_disks = {"disk-full", "disk-read-only", "disk-errors", "out-of-memory"}
     about_heat = {"under-voltage", "throttled", "hot"}
     assert {finding["id"] for finding in document["findings"]} <= about_disks | about_heat
+
+
+def test_a_cluster_whose_daemons_are_down_names_each_of_them_once(java_home, capsys):
+    run(["init"])
+    state = open_state("demo")
+    (state.directory / "cluster.yml").write_bytes(Path("cluster.yml").read_bytes())  # as `up` leaves it
+    capsys.readouterr()
+    assert run(["doctor", "--json", "--bundle", "r.tar.gz"]) == 6
+    found = [(f["id"], f["node"]) for f in json.loads(capsys.readouterr().out)["findings"]]
+    down = [node for kind, node in found if kind == "daemon-down"]
+    assert sorted(down) == ["manager"] * 3 + ["worker1"] * 2 + ["worker2"] * 2
+    assert not any(kind.endswith("-silent") for kind, _ in found)
+    with tarfile.open("r.tar.gz") as archive:
+        assert "rpicluster-report/rendered/manager/hadoop/hdfs-site.xml" in archive.getnames()

@@ -395,7 +395,7 @@ CASES: dict[str, tuple[list[Case], list[Case]]] = {
         [
             on("pi1", hosts=(HostsLine(address="10.0.0.2", names=("pi2",)),)),
             on(hosts=(HostsLine(address="127.0.1.1", names=("pi2",)),)),
-            on("pi1", hosts=(HostsLine(address="10.0.0.99", names=("printer",)),)),
+            on("pi1", hosts=(HostsLine(address="10.0.0.99", names=("printer", "pi2.example.org")),)),
         ],
     ),
     "address-changed": (
@@ -435,6 +435,7 @@ CASES: dict[str, tuple[list[Case], list[Case]]] = {
         [
             on(mounts=(mount(used_percent=86, free_mib=4000),), severity="warning"),
             on(mounts=(mount(used_percent=99, free_mib=300),), severity="problem"),
+            on(mounts=(mount(), mount(path="/media/x", used_percent=99, free_mib=3)), severity="warning"),
         ],
         [
             on(mounts=(mount(used_percent=85),)),
@@ -452,7 +453,15 @@ CASES: dict[str, tuple[list[Case], list[Case]]] = {
         ],
     ),
     "disk-read-only": (
-        [on(mounts=(mount(), mount(path="/srv/hdfs", read_only=True)))],
+        [
+            on(mounts=(mount(), mount(path="/srv/hdfs", read_only=True)), severity="warning"),
+            on(mounts=(mount(read_only=True),), severity="problem"),
+            on(
+                mounts=(mount(), mount(path="/srv/hdfs", read_only=True)),
+                kernel_log=("EXT4-fs (sda1): Remounting filesystem read-only",),
+                severity="problem",
+            ),
+        ],
         [on(mounts=(mount(), mount(path="/snap/x/1", filesystem="squashfs", read_only=True)))],
     ),
     "disk-errors": (
@@ -599,7 +608,7 @@ CASES: dict[str, tuple[list[Case], list[Case]]] = {
     ),
     "arch-mixed": (
         [on(userland_arch="amd64", kernel_arch="x86_64")],
-        [on(userland_arch=None, kernel_arch=None)],
+        [on(userland_arch=None, kernel_arch=None), on(userland_arch=None)],
     ),
     "os-unproven": (
         [
@@ -800,6 +809,7 @@ CASES: dict[str, tuple[list[Case], list[Case]]] = {
             Case(facts={"pi1": deployed(), "pi2": deployed(), "pi3": {"privilege": "none"}}),
         ],
     ),
+    "daemons-not-asked": ([on(**deployed())], [Case(), Case(facts={"pi2": deployed()}, daemons=daemons())]),
     "daemon-down": (
         [says(parts=(PartSeen("pi1", "namenode", "frozen", "process 9 was stopped"),))],
         [

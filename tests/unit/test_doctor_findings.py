@@ -60,6 +60,8 @@ def test_the_worst_that_a_kind_states_is_reached_by_one_of_its_faults(kind: str)
 def test_a_healthy_cluster_has_no_finding_and_no_note() -> None:
     assert cases.Case().findings() == ()
     assert cases.says().findings() == ()
+    set_up = {node: cases.deployed() for node in cases.NODES}
+    assert cases.Case(facts=set_up, daemons=cases.daemons()).findings() == ()
 
 
 harmless = st.fixed_dictionaries(

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from rpicluster.health.findings.finding import PROBLEM, WARNING, Seen, Trouble, cluster_kind
+from rpicluster.health.findings.finding import NOTE, PROBLEM, WARNING, Seen, Trouble, cluster_kind
 
 HDFS_FULL_PERCENT = 85
 # Hadoop's words for nodes that were taken out on purpose.
@@ -18,6 +18,19 @@ _WORDS = {
 
 def _workers(seen: Seen) -> list[str]:
     return [node.name for node in seen.spec.workers if node.name not in seen.errors]
+
+
+@cluster_kind("daemons-not-asked", NOTE, "The daemons were not asked")
+def daemons_not_asked(seen: Seen) -> Iterator[Trouble]:
+    """Nodes are set up, and nobody could ask NameNode and ResourceManager about HDFS and YARN."""
+    if seen.cluster is None and seen.is_deployed:
+        yield Trouble(
+            what="NameNode and ResourceManager were not asked",
+            cause="they listen on the cluster's address only, and there is no way to them from here",
+            evidence=(f"set up: {', '.join(n.name for n in seen.nodes if n.facts.manifest is not None)}",),
+            fix="ask for their state",
+            command=_STATUS,
+        )
 
 
 @cluster_kind("daemon-down", PROBLEM, "A daemon does not run or does not answer")

@@ -1,5 +1,6 @@
 """Who nodes are: names, machine-ids and host keys, which cloned cards share."""
 
+import ipaddress
 from collections.abc import Iterator
 
 from rpicluster.health.findings.finding import (
@@ -15,6 +16,14 @@ from rpicluster.health.findings.finding import (
 
 # Images that were never booted carry these in place of an id (machine-id(5)).
 _NO_MACHINE_ID = ("", "uninitialized")
+
+
+def _canonical(address: str) -> str:
+    """Return the one form of an IPv6 address that may be written in many."""
+    try:
+        return str(ipaddress.ip_address(address.partition("%")[0]))
+    except ValueError:
+        return address
 
 
 def _names(nodes: list[Node]) -> str:
@@ -157,10 +166,10 @@ def hosts_line_wrong(seen: Seen) -> Iterator[Trouble]:
     for node in by_name.values():
         for line in node.facts.hosts:
             for name in line.names:
-                other = by_name.get(name.split(".")[0])
+                other = by_name.get(name.removesuffix(".local"))
                 if other is None or not other.addresses or line.address.startswith(("127.", "::1")):
                     continue
-                if line.address not in other.addresses:
+                if _canonical(line.address) not in map(_canonical, other.addresses):
                     yield Trouble(
                         what=f"/etc/hosts of {node.name} has a wrong address for {other.name}",
                         cause=f"{other.name} has got another address since, most likely by DHCP",

@@ -27,9 +27,19 @@ def _real_mounts(node: Node) -> list[Mount]:
     return [found[path] for path in sorted(found)]
 
 
+def _matters(node: Node, mount: Mount) -> bool:
+    """Whether the system or the cluster stands on it; of this machine only such ones were looked at."""
+    if node.name == node.seen.here:
+        return True
+    held = (node.facts.mount_of(path) for path in ("/", "/tmp", "/var/log", _DATA, "/opt/rpicluster"))  # noqa: S108
+    return any(found is not None and found.path == mount.path for found in held)
+
+
 @node_kind("disk-full", PROBLEM, "A disk is more than 85 % full", here=True)
 def disk_full(node: Node) -> Iterator[Trouble]:
-    """A warning, and a problem where so little is free that the NodeManager takes no containers."""
+    """A warning; a problem where the system or the cluster stands on it and so little is free that a
+    NodeManager takes no containers.
+    """
     for mount in _real_mounts(node):
         if mount.used_percent is None or mount.used_percent <= FULL_PERCENT or mount.read_only:
             continue
@@ -45,7 +55,7 @@ def disk_full(node: Node) -> Iterator[Trouble]:
             ),
             fix="see what is large, and remove it",
             command=node.run(f"sudo du -xhd2 {_quoted(mount.path)} | sort -h | tail -20"),
-            severity=WARNING if enough else PROBLEM,
+            severity=PROBLEM if not enough and _matters(node, mount) else WARNING,
         )
 
 
@@ -68,7 +78,9 @@ def little_room(node: Node) -> Iterator[Trouble]:
 
 @node_kind("disk-read-only", PROBLEM, "A disk cannot be written to", here=True)
 def disk_read_only(node: Node) -> Iterator[Trouble]:
-    """A file system that is mounted read-only; the kernel does that itself after errors."""
+    """A file system that is mounted read-only: a problem where the system or the cluster stands on it, or
+    where the kernel's log says that it stopped writing after errors; else a warning.
+    """
     for mount in _real_mounts(node):
         if not mount.read_only:
             continue
@@ -85,6 +97,7 @@ def disk_read_only(node: Node) -> Iterator[Trouble]:
                 "file system"
             ),
             command=node.run(f"sudo dmesg | tail -50; findmnt {_quoted(mount.path)}"),
+            severity=PROBLEM if said or _matters(node, mount) else WARNING,
         )
 
 

@@ -106,7 +106,7 @@ def cgroup_memory_off(node: Node) -> Iterator[Trouble]:
     )
 
 
-@node_kind("cmdline-lines", WARNING, "cmdline.txt has more than one line")
+@node_kind("cmdline-lines", WARNING, "More than one line stands in cmdline.txt")
 def cmdline_lines(node: Node) -> Iterator[Trouble]:
     """The firmware reads the first line only."""
     text = node.facts.cgroups.boot_command_line if node.facts.cgroups else None
