@@ -155,11 +155,7 @@ def _architecture(node: Node) -> str | None:
 @cluster_kind("arch-mixed", WARNING, "Nodes have different processors")
 def arch_mixed(seen: Seen) -> Iterator[Trouble]:
     """The runtime runs on arm64 and amd64; packages with native code of your own do not travel."""
-    groups = seen.groups(
-        lambda node: (
-            node.facts.userland_arch or _DEBIAN_NAMES.get(node.facts.kernel_arch, node.facts.kernel_arch)
-        )
-    )
+    groups = seen.groups(_architecture)
     if len(groups) > 1:
         yield Trouble(
             what=f"nodes have different architectures: {', '.join(groups)}",
