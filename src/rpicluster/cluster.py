@@ -5,7 +5,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +28,7 @@ from rpicluster.nodes.lock import cluster_lock
 from rpicluster.runtime import store
 
 if TYPE_CHECKING:
+    from rpicluster.health.doctor import Examination
     from rpicluster.health.status import Part, Status
     from rpicluster.nodes.local.engine import LocalPlace
     from rpicluster.services.connect.connection import Connection
@@ -400,6 +401,19 @@ class Cluster:
             return (Part("supervisord", "this machine", "frozen", error.message),)
         probes = ClusterProbes(self.spec, self.placement, units, self.namenode, self.yarn)
         return ask_all(probes.all())
+
+    def doctor(self) -> "Examination":
+        """Look at every node and daemon, and return what is wrong with cause, evidence and fix."""
+        from rpicluster.health import doctor, looking
+
+        if not self.spec.is_local:
+            return doctor.examine_nodes(self.spec)
+        if not (self.state.directory / SPEC_FILE).exists():
+            return doctor.examine_here(self.spec, self.state.directory, None)
+        token = Path(layout.token_file(self.placement.nodes[self.spec.manager.name].paths, self.login))
+        look = partial(looking.look_at_daemons, self.spec, self.placement, private=[token])
+        ask = partial(look, namenode=self.namenode, yarn=self.yarn, parts=self._ask_parts())
+        return doctor.examine_here(self.spec, self.state.directory, ask)
 
     def check_door(self) -> dict[str, Any]:
         """Ask the session's door; return Spark's version, the application and how long the answer took."""

@@ -19,6 +19,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "plan": ("design", "Show what `up` would do, byte for byte"),
     "up": ("lifecycle", "Make the cluster what cluster.yml says, and wait until it works"),
     "status": ("lifecycle", "Say what is alive, and name the first thing that is not"),
+    "doctor": ("doctor", "Say what is wrong with nodes and daemons, why, and how to mend it"),
     "stop": ("lifecycle", "Stop every daemon; data stays"),
     "start": ("lifecycle", "Start a stopped cluster, cleaning up after a crash"),
     "destroy": ("lifecycle", "Remove a cluster with all its data, and prove that nothing is left"),

@@ -3,7 +3,7 @@
 from pydantic import BaseModel, ConfigDict, Field
 
 from rpicluster.errors import FactsIncomplete
-from rpicluster.model.machine import MachineFacts
+from rpicluster.model.machine import Java, MachineFacts
 
 JAVA_WANTED = 17  # what is proven with this runtime
 
@@ -75,6 +75,19 @@ class Placement(_Model):
     login: str = Field(description="the user that runs the daemons of a local cluster, superuser of HDFS")
 
 
+def best_java(machine: MachineFacts) -> Java | None:
+    """Return the Java that daemons would run on: 17, else the nearest newer, else the newest older one."""
+    return min(
+        (java for java in machine.java if java.major is not None),
+        key=lambda java: (
+            java.major != JAVA_WANTED,
+            (java.major or 0) < JAVA_WANTED,
+            abs((java.major or 0) - JAVA_WANTED),
+        ),
+        default=None,
+    )
+
+
 def node_facts(name: str, machine: MachineFacts, *, data_path: str = "/") -> NodeFacts:
     """Return what sizing needs of a machine; free disk is that of the file system that holds `data_path`.
 
@@ -84,17 +97,7 @@ def node_facts(name: str, machine: MachineFacts, *, data_path: str = "/") -> Nod
         missing = "RAM" if machine.memory is None else "cores"
         why = "; ".join(f"{p.fact}: {p.message}" for p in machine.problems) or "the node did not say why"
         raise FactsIncomplete(f"{name}: its {missing} could not be read ({why})")
-    known = [java for java in machine.java if java.major is not None]
-    # 17 is what is proven; then the nearest newer one, then the newest of the older ones.
-    best = min(
-        known,
-        key=lambda java: (
-            java.major != JAVA_WANTED,
-            (java.major or 0) < JAVA_WANTED,
-            abs((java.major or 0) - JAVA_WANTED),
-        ),
-        default=None,
-    )
+    best = best_java(machine)
     mount = machine.mount_of(data_path)
     return NodeFacts(
         name=name,

@@ -1,6 +1,7 @@
 # Collects facts on a node; sent on stdin to `sh -s MARK`. Prints sections of raw command output, each
 # between `MARK begin NAME` and `MARK end STATUS`; nothing here fails as a whole when a command is missing.
-# Must run under dash, bash and busybox, from Ubuntu 20.04 on. Writes nothing. $root_part is set by the sender.
+# Must run under dash, bash and busybox, from Ubuntu 20.04 on. Writes nothing. The sender sets $root_part, and
+# $no_sudo where nobody may be asked to become root.
 
 # What commands complain of is dropped: a section's status tells.
 # Functions that collect are called see_*: one called java would be what `command -v java` finds.
@@ -170,8 +171,12 @@ see_temperature() {
 }
 
 see_units() {
+  # A pattern shows loaded units only, and one that was stopped is not: so ours are also named. A template
+  # (NAME@.service) is no unit, and asking for one would spoil the answer.
+  ours=$(for file in /etc/systemd/system/rpicluster*[!@].service; do [ -e "$file" ] && echo "${file##*/}"; done)
+  # shellcheck disable=SC2086  several words
   limited 5 systemctl show -p Id,LoadState,ActiveState,SubState,UnitFileState,Result,NRestarts,MainPID,ExecMainStatus \
-    'rpicluster*' systemd-timesyncd.service chrony.service ntpsec.service ssh.service nftables.service ufw.service \
+    'rpicluster*' $ours systemd-timesyncd.service chrony.service ntpsec.service ssh.service nftables.service ufw.service \
     firewalld.service unattended-upgrades.service apt-daily.service apt-daily-upgrade.service \
     NetworkManager.service dhcpcd.service systemd-networkd.service
 }
@@ -231,6 +236,8 @@ facts() {
 
   if [ "$(id -u)" = 0 ]; then
     printf '%s\n' "$root_part" | sh -s "$mark" root
+  elif [ -n "$no_sudo" ]; then
+    printf '%s\n' "$root_part" | sh -s "$mark" none
   else
     # One sudo: each writes to the node's log, and asks a resolver for the host's own name.
     answer=$(printf '%s\n' "$root_part" | limited 10 sudo -n sh -s "$mark" sudo 2>/dev/null)

@@ -114,13 +114,17 @@ def observe_node(
 
 
 @cache
-def script() -> bytes:
-    """Return the script that a node runs; it starts with its last line, when all of it has arrived."""
+def script(*, sudo: bool = True) -> bytes:
+    """Return the script that a node runs; it starts with its last line, when all of it has arrived.
+
+    Without `sudo` it asks nobody to become root.
+    """
     folder = Path(__file__).parent
     root = (folder / "root.sh").read_text()
     collect = (folder / "facts.sh").read_text()
     # The shell reads on from stdin after the last line, so it must end there by itself.
-    return f'root_part={shlex.quote(root)}\n{collect}\nfacts "$@"; exit\n'.encode()
+    no_sudo = "" if sudo else "yes"
+    return f'root_part={shlex.quote(root)}\nno_sudo={no_sudo}\n{collect}\nfacts "$@"; exit\n'.encode()
 
 
 def _no_shell(target: SshTarget, node: str, status: int, said: str) -> RpiclusterError:
