@@ -62,6 +62,8 @@ class Cluster:
     def from_file(cls, path: Path) -> "Cluster":
         """Read a cluster.yml; raises SpecError."""
         try:
+            if path.exists() and not path.is_file():  # a pipe would be waited for
+                raise SpecError(f"{path} is no file", hint="rpicluster init")
             text = path.read_text(encoding="utf-8")
         except FileNotFoundError:
             raise SpecError(f"{path} does not exist", hint="rpicluster init") from None

@@ -45,6 +45,13 @@ def test_the_diagnostics_win_over_the_logs_for_the_same_cause() -> None:
     assert cause is not None and cause.evidence == "Input path does not exist: /a"
 
 
+def test_a_job_that_somebody_ended_is_not_blamed_on_what_it_logged_earlier() -> None:
+    cause = explain(
+        "Application application_1_0001 was killed by user ada", "java.lang.OutOfMemoryError: Java heap space"
+    )
+    assert cause is not None and cause.name == "killed-by-user"
+
+
 def test_a_line_as_long_as_a_class_path_is_cut() -> None:
     cause = explain("No space left on device " + "x" * 5000)
     assert cause is not None and len(cause.evidence) < 310

@@ -182,6 +182,29 @@ def test_an_rds_file_keeps_every_type_and_every_digit(tmp_path):
     assert second["l"] is None
 
 
+@pytest.mark.parametrize(
+    ("frame", "said"),
+    [
+        ("d <- data.frame(a = 1:2); d$m <- matrix(1:4, 2)", "column m is a matrix, which has no type"),
+        ("d <- data.frame(a = 1:2); d$l <- list(1, 2)", "column l is a list, which has no type"),
+        ("d <- 1:3", "it holds a integer, not a data frame"),
+    ],
+)
+def test_an_rds_file_that_is_no_table_is_refused_with_the_reason(tmp_path, frame, said):
+    path = tmp_path / "d.rds"
+    subprocess.run(["Rscript", "-e", f"{frame}; saveRDS(d, {str(path)!r})"], check=True, capture_output=True)
+    with pytest.raises(UsageError, match=said):
+        prepare(path)
+
+
+def test_rds_files_of_one_table_must_have_the_same_columns(tmp_path):
+    for name, frame in (("a", "data.frame(x = 1L)"), ("b", "data.frame(y = 1L)")):
+        script = f"saveRDS({frame}, {str(tmp_path / name)!r})"
+        subprocess.run(["Rscript", "-e", script.replace(f"/{name}'", f"/{name}.rds'")], check=True)
+    with pytest.raises(UsageError, match=r"b\.rds has other columns, or other types, than .*a\.rds"):
+        prepare(tmp_path)
+
+
 @pytest.mark.parametrize("name", ["a'b", 'a"b', "a;b", "a`b", "", "a b", "a/b", "x.y.z", "../x"])
 def test_a_table_name_that_is_no_name_is_refused(name):
     with pytest.raises(UsageError, match="is no table name"):

@@ -10,7 +10,7 @@ import pytest
 
 from rpicluster.errors import LocalEngineError
 from rpicluster.nodes.local import state as local_state
-from rpicluster.nodes.local.state import ClusterState, open_state, state_root, write_file
+from rpicluster.nodes.local.state import ClusterState, cluster_names, open_state, state_root, write_file
 
 
 @pytest.fixture
@@ -193,3 +193,10 @@ def test_remove_takes_the_record_of_the_cluster_last(tmp_path, base, monkeypatch
     state.remove()
     assert not state.directory.exists()
     assert not state.alias.exists()
+
+
+def test_a_cluster_that_was_only_planned_is_not_counted(tmp_path, base):
+    open_state("planned", root=tmp_path, bases=[base])
+    state = open_state("applied", root=tmp_path, bases=[base])
+    (state.directory / "cluster.yml").write_text("name: applied")
+    assert cluster_names(tmp_path) == ["applied"]

@@ -442,6 +442,20 @@ def test_get_replaces_nothing_unasked_and_no_directory_by_a_file(hdfs: FakeHdfs,
     assert tree(tmp_path) == {"f": b"old"}
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_get_never_takes_the_place_of_a_pipe_a_device_or_a_link(
+    hdfs: FakeHdfs, tmp_path: Path, overwrite: bool
+) -> None:
+    hdfs.files["/f"] = b"x"
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    for name in ("pipe", "link"):
+        with pytest.raises(TransferError, match="neither a file nor a directory"):
+            hdfs.client().get("/f", tmp_path / name, overwrite=overwrite)
+    assert (tmp_path / "pipe").is_fifo() and (tmp_path / "link").is_symlink()
+    assert not (tmp_path / "elsewhere").exists()
+
+
 def test_get_of_nothing_says_so(hdfs: FakeHdfs, tmp_path: Path) -> None:
     with pytest.raises(RpiclusterError, match="File does not exist: /nope"):
         hdfs.client().get("/nope", tmp_path / "f")

@@ -16,6 +16,11 @@ import click
 from rpicluster.errors import RpiclusterError, UsageError
 
 
+def styled(text: str, *, fg: str | None = None, bold: bool = False) -> str:
+    """Return `text` in colour, unless the user wants none (no-color.org)."""
+    return text if os.environ.get("NO_COLOR") else click.style(text, fg=fg, bold=bold or None)
+
+
 class Console:
     """Where output goes and how much of it; one instance, set up by the top-level command."""
 
@@ -31,12 +36,17 @@ class Console:
         return self.progress_wanted and not self.quiet and sys.stderr.isatty()
 
     def data(self, text: str) -> None:
-        """Print what a program may read, to stdout."""
-        click.echo(text)
+        """Print what a program may read, to stdout; ends the program where nobody reads on."""
+        try:
+            click.echo(text)
+        except BrokenPipeError:
+            # `rpicluster ls | head`: the reader has what it wanted. What is still buffered goes nowhere.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise SystemExit(0) from None
 
     def document(self, document: dict[str, Any]) -> None:
         """Print one JSON document with its schema number, to stdout."""
-        click.echo(json.dumps({"schema": 1, **document}, indent=2, ensure_ascii=False, default=str))
+        self.data(json.dumps({"schema": 1, **document}, indent=2, ensure_ascii=False, default=str))
 
     def say(self, text: str = "") -> None:
         """Tell the user something, on stderr."""
@@ -45,23 +55,23 @@ class Console:
 
     def warn(self, text: str) -> None:
         """Tell the user something that wants attention, on stderr, even when quiet."""
-        click.echo(click.style("warning", fg="yellow", bold=True) + ": " + text, err=True)
+        click.echo(styled("warning", fg="yellow", bold=True) + ": " + text, err=True)
 
     def hint(self, text: str) -> None:
         """Suggest what to type next."""
-        self.say("\n" + click.style("hint", fg="cyan") + ": " + text)
+        self.say("\n" + styled("hint", fg="cyan") + ": " + text)
 
     def next_step(self, *commands: str) -> None:
         """End a success with what to type next."""
         self.say("\nnext:")
         for command in commands:
-            self.say("  " + click.style(command, fg="cyan"))
+            self.say("  " + styled(command, fg="cyan"))
 
     def error(self, error: RpiclusterError) -> None:
         """Say what went wrong, and the hint behind a blank line."""
-        click.echo(click.style("error", fg="red", bold=True) + ": " + error.message, err=True)
+        click.echo(styled("error", fg="red", bold=True) + ": " + error.message, err=True)
         if error.hint:
-            click.echo("\n" + click.style("hint", fg="cyan") + ": " + error.hint, err=True)
+            click.echo("\n" + styled("hint", fg="cyan") + ": " + error.hint, err=True)
 
     def table(self, headers: Sequence[str], rows: Iterable[Sequence[object]], *, right: str = "") -> None:
         """Print aligned columns to stdout; columns named in `right` (space-separated) are right-aligned."""
@@ -73,7 +83,7 @@ class Console:
                 cell.rjust(width) if header in rights else cell.ljust(width)
                 for cell, width, header in zip(line, widths, headers, strict=True)
             ).rstrip()
-            click.echo(click.style(text, bold=True) if number == 0 else text)
+            self.data(styled(text, bold=True) if number == 0 else text)
 
     def confirm(self, question: str, *, yes: bool) -> bool:
         """Ask; `yes` answers for the user. Without a terminal and without `yes` this is a UsageError."""

@@ -4,7 +4,7 @@ import time
 
 import click
 
-from rpicluster.cli.console import console, human_bytes, human_duration
+from rpicluster.cli.console import console, human_bytes, human_duration, styled
 from rpicluster.cli.lifecycle import bring_up
 from rpicluster.cli.options import examples, json_option, yes_option
 from rpicluster.errors import Unhealthy
@@ -51,7 +51,7 @@ def demo(yes: bool, as_json: bool) -> None:
         )
     console.say("\nproof, asked of YARN, Spark and HDFS:")
     for evidence in outcome.evidence:
-        mark = click.style("yes", fg="green") if evidence.holds else click.style("NO ", fg="red")
+        mark = styled("yes", fg="green") if evidence.holds else styled("NO ", fg="red")
         console.say(f"  {mark}  {evidence.claim}: {evidence.seen}")
     for node, tasks in sorted(outcome.work.tasks.items()):
         seconds = outcome.work.task_ms[node] / 1000

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from rpicluster.cli.console import console
+from rpicluster.cli.console import console, styled
 from rpicluster.cli.options import cluster_option, examples, find_cluster, json_option
 from rpicluster.design.plan import Plan, diff
 from rpicluster.errors import UsageError
@@ -71,7 +71,7 @@ def plan(
 def show_sizes(nodes: dict[str, list[tuple[str, int, str]]]) -> None:
     """Print each node's memory as a sum, with the reason for every part."""
     for node, lines in nodes.items():
-        console.data(click.style(node, bold=True))
+        console.data(styled(node, bold=True))
         for label, memory_mib, reason in lines:
             console.data(f"  {memory_mib:>7} MiB  {label:<18} {reason}")
     console.data("")
@@ -90,8 +90,8 @@ def show_plan(found: Plan, *, with_diff: bool = False) -> None:
     for step in sorted(found.steps, key=lambda step: step.node):
         if step.node != node:
             node = step.node
-            console.data(click.style(node, bold=True))
-        symbol = click.style(step.symbol, fg=colours[step.symbol])
+            console.data(styled(node, bold=True))
+        symbol = styled(step.symbol, fg=colours[step.symbol])
         console.data(f"  {symbol} {step.action.value} {step.target} ({step.reason})")
         if with_diff and (changes := diff(step)):
             console.data("".join("      " + line for line in changes.splitlines(keepends=True)).rstrip("\n"))

@@ -41,10 +41,11 @@ def bring_up(
                 hint="run `rpicluster plan --output FILE` again and look at what is different",
             )
         if plan.refusals:
-            show_plan(plan)
+            if not as_json:
+                show_plan(plan)
             raise UsageError("the plan is refused: " + "; ".join(plan.refusals))
         if plan.steps:
-            if not yes:
+            if not yes and not as_json:
                 show_plan(plan)
             if not console.confirm(f"Apply this to {cluster.name}?", yes=yes):
                 raise UsageError("nothing was changed")

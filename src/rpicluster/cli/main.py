@@ -2,7 +2,6 @@
 
 import importlib
 import signal
-import sys
 import traceback
 
 import click
@@ -86,14 +85,16 @@ def run(arguments: list[str] | None = None) -> int:
         error.show()
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        console.say("\ninterrupted; the same command continues where this one stopped")
+        console.say("\ninterrupted")
         return INTERRUPTED
     except RpiclusterError as error:
         if console.debug:
             traceback.print_exc()
         console.error(error)
         return error.exit_code
-    except BrokenPipeError:
-        # `rpicluster ls | head`: the reader has what it wanted
-        sys.stderr.close()
-        return 0
+    except OSError as error:
+        if console.debug:
+            traceback.print_exc()
+        where = f"{error.filename}: " if error.filename else ""
+        console.error(RpiclusterError(f"{where}{error.strerror or error}"))
+        return 1

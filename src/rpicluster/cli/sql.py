@@ -1,10 +1,15 @@
 """`sql` and `tables`."""
 
+import base64
+import json
+import math
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable
+from datetime import date, datetime
+from decimal import Decimal
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +56,10 @@ def sql(statement: str | None, which: str | None, as_json: bool, form: str, max_
         if sys.stdin.isatty():
             raise UsageError("no statement", hint="rpicluster sql 'select 1'")
         statement = sys.stdin.read()
+    try:
+        statement.encode()
+    except UnicodeEncodeError:
+        raise UsageError("the statement is not UTF-8 text", hint="rpicluster sql 'select 1'") from None
     if not statement.strip():
         raise UsageError("the statement is empty", hint="rpicluster sql 'select 1'")
     cluster = find_cluster(which)
@@ -59,13 +68,10 @@ def sql(statement: str | None, which: str | None, as_json: bool, form: str, max_
         cluster, statement, max_rows=max_rows if form == "table" and not as_json else None
     )
     if as_json or form == "json":
-        console.document({"columns": columns, "rows": rows})
+        console.document({"columns": columns, "rows": [[json_value(value) for value in row] for row in rows]})
     elif form == "csv":
-        import csv
-
-        writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow([name for name, _ in columns])
-        writer.writerows([["NA" if value is None else value for value in row] for row in rows])
+        for row in ([name for name, _ in columns], *rows):
+            console.data(",".join(csv_field(value) for value in row))
     elif columns:
         numeric = ("int", "bigint", "smallint", "tinyint", "double", "float", "decimal")
         console.table(
@@ -76,6 +82,33 @@ def sql(statement: str | None, which: str | None, as_json: bool, form: str, max_
     if cut:
         console.say(f"the first {max_rows} rows; --max-rows or --format csv shows more")
     console.say(f"{len(rows)} rows in {human_duration(time.monotonic() - started)}" if columns else "done")
+
+
+def json_value(value: Any) -> Any:
+    """Return what JSON can hold: NaN, the infinities, dates and decimals as text, bytes as Base64."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    if isinstance(value, dict):
+        return {str(key): json_value(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [json_value(item) for item in value]
+    return value
+
+
+def csv_field(value: Any) -> str:
+    """Return one field as `put` reads it back: NULL is a bare NA, all text is quoted."""
+    if value is None:
+        return "NA"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (int, float, Decimal, date, datetime)):
+        return str(value)
+    text = value if isinstance(value, str) else json_value(value)
+    if not isinstance(text, str):
+        text = json.dumps(text, default=str, ensure_ascii=False)
+    return '"' + text.replace('"', '""') + '"'
 
 
 def run_statement(

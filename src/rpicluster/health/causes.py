@@ -36,6 +36,12 @@ def _rule(name: str, pattern: str, title: str, fix: str) -> _Rule:
 # The texts are Hadoop 3.5.0's and Spark 4.1.4's; tests/cases/causes holds them, recorded where possible.
 _RULES: tuple[_Rule, ...] = (
     _rule(
+        "killed-by-user",
+        r"was killed by user \S+|Application killed by user",
+        "Somebody killed it",
+        "run it again; nothing is broken",
+    ),
+    _rule(
         "container-too-large",
         r"InvalidResourceRequestException"
         r"|Required (?:executor|AM) memory .* is above the max threshold"
@@ -146,12 +152,6 @@ _RULES: tuple[_Rule, ...] = (
         r"Container released on a \*lost\* node|exitCode: -100\b|Node .* was lost|Timed out after \d+ secs",
         "A node disappeared while the job ran on it",
         "`rpicluster status` shows which; check its power and network, then run the job again",
-    ),
-    _rule(
-        "killed-by-user",
-        r"was killed by user \S+|Application killed by user",
-        "Somebody killed it",
-        "run it again; nothing is broken",
     ),
     _rule(
         "executor-lost",

@@ -1,8 +1,10 @@
 """Files and directories out of HDFS: a temporary name, checksum compared, then one rename."""
 
+import errno
 import os
 import posixpath
 import shutil
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -67,7 +69,7 @@ def _local_errors(local: Path) -> Iterator[None]:
     except OSError as error:
         raise TransferError(
             f"{error.filename or local} cannot be written: {error.strerror or error}",
-            hint="is the disk full?",
+            hint="is the disk full?" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else None,
         ) from error
 
 
@@ -89,8 +91,15 @@ def _remote_tree(hdfs: "WebHdfs", remote: str) -> tuple[list[str], list[tuple[st
 def _refuse_local(local: Path, total: int, *, overwrite: bool, want_directory: bool) -> None:
     if local.is_dir() and not want_directory:
         raise TransferError(f"{local} is a directory", hint=f"name the file in it: {local}/NAME")
-    if os.path.lexists(local) and not overwrite:
-        raise TransferError(f"{local} exists already", hint="choose another name, or add --replace")
+    if os.path.lexists(local):
+        kind = local.lstat().st_mode
+        # A rename would put a file in the place of a device, a pipe or a link.
+        if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
+            raise TransferError(
+                f"{local} is neither a file nor a directory, nothing was written", hint="choose another name"
+            )
+        if not overwrite:
+            raise TransferError(f"{local} exists already", hint="choose another name, or add --replace")
     try:
         free = shutil.disk_usage(local.parent).free
     except OSError as error:

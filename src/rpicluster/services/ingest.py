@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import tempfile
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -188,7 +189,8 @@ def _csv_names(path: Path) -> list[str]:
 
     header = csv.open_csv(path, convert_options=csv.ConvertOptions(strings_can_be_null=False)).schema.names
     names = [name.removeprefix("\ufeff") or f"column{i + 1}" for i, name in enumerate(header)]
-    twice = sorted({name for name in names if [n.lower() for n in names].count(name.lower()) > 1})
+    counts = Counter(name.lower() for name in names)
+    twice = sorted(name for name in names if counts[name.lower()] > 1)
     if twice:
         raise UsageError(f"{path} has several columns called {twice[0]!r} (Spark ignores case)")
     return names
@@ -219,7 +221,11 @@ def _parquet_columns(paths: Sequence[Path], _: tuple[str, ...]) -> list[Column]:
 
 def _rds_columns(paths: Sequence[Path], _: tuple[str, ...]) -> list[Column]:
     with tempfile.TemporaryDirectory(prefix="rpicluster-") as temporary:
-        return _rds_to_csv(paths[0], Path(temporary))[1]
+        columns = _rds_to_csv(paths[0], Path(temporary))[1]
+        for path in paths[1:]:
+            if _rds_to_csv(path, Path(temporary))[1] != columns:
+                raise UsageError(f"{path} has other columns, or other types, than {paths[0]}")
+        return columns
 
 
 def _rds_to_csv(path: Path, folder: Path) -> tuple[Path, list[Column]]:
@@ -239,8 +245,9 @@ def _rds_to_csv(path: Path, folder: Path) -> tuple[Path, list[Column]]:
             check=False,
         )
     if done.returncode != 0:
-        reason = done.stderr.strip().splitlines()
-        raise UsageError(f"{path} cannot be read by R: {reason[-1] if reason else 'no reason given'}")
+        said = [line for line in done.stderr.strip().splitlines() if line != "Execution halted"]
+        reason = said[-1].removeprefix("Error: ") if said else "no reason given"
+        raise UsageError(f"{path} cannot be read by R: {reason}")
     types = json.loads(done.stdout)
     return target, [Column(t["name"], t["type"], t["reason"]) for t in types]
 

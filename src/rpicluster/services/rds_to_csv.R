@@ -6,6 +6,7 @@ if (!is.data.frame(data)) stop("it holds a ", class(data)[[1]], ", not a data fr
 if (anyDuplicated(tolower(names(data)))) stop("two columns have the same name (Spark ignores case)", call. = FALSE)
 
 type_of <- function(column) {
+  if (!is.null(dim(column))) return(c(NA, if (is.data.frame(column)) "data frame" else "matrix"))
   if (is.factor(column)) return(c("string", "a factor's labels"))
   if (inherits(column, "POSIXct")) return(c("timestamp", "times"))
   if (inherits(column, "Date")) return(c("date", "dates"))
@@ -34,6 +35,7 @@ text_of <- function(column) {
 }
 quoted <- which(vapply(data, function(column) is.factor(column) || is.character(column), logical(1)))
 text <- as.data.frame(lapply(data, text_of), stringsAsFactors = FALSE)
+stopifnot(nrow(text) == nrow(data))
 names(text) <- enc2utf8(names(data))
 # write.table quotes the header itself as soon as it quotes any column
 header <- if (length(quoted)) TRUE else paste0('"', gsub('"', '""', names(text), fixed = TRUE), '"')

@@ -1,5 +1,7 @@
 """The first cluster.yml of a machine."""
 
+import json
+
 from rpicluster.design.sizing import default_local_budgets, size
 from rpicluster.model.facts import ClusterFacts, NodeFacts
 from rpicluster.model.memory import format_memory
@@ -21,7 +23,7 @@ def initial_spec(*, name: str, workers: int, memory: str | None) -> str:
         budgets = [budgets[0], *((f"worker{n + 1}", worker_mib, cores) for n in range(workers))]
     lines = [
         "# What the cluster is. `rpicluster plan --explain` shows what follows from it.",
-        f"name: {name}",
+        f"name: {name if name.replace('-', '').isalnum() else json.dumps(name)}",
         "nodes:",
     ]
     for number, (node, memory_mib, cores) in enumerate(budgets):

@@ -37,7 +37,8 @@ def state_root(environment: Mapping[str, str] = os.environ) -> Path:
 def cluster_names(root: Path) -> list[str]:
     """Return the names of the clusters that have state under `root`."""
     folder = root / "clusters"
-    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []
+    # `plan` reserves addresses for a cluster that is not one yet: `up` then leaves its cluster.yml here.
+    return sorted(found.parent.name for found in folder.glob("*/cluster.yml"))
 
 
 @dataclass(frozen=True)

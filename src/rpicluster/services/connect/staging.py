@@ -3,6 +3,7 @@
 import contextlib
 import re
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -58,8 +59,8 @@ def _columns(table: Any, types: Mapping[str, str]) -> str:
     names = list(table.column_names)
     if not names:
         raise UsageError("a table needs at least one column")
-    folded = [name.lower() for name in names]
-    twice = [name for name in names if folded.count(name.lower()) > 1]
+    counts = Counter(name.lower() for name in names)
+    twice = [name for name in names if counts[name.lower()] > 1]
     if twice:
         raise UsageError(
             f"two columns are called {twice[0]!r}; Spark does not tell upper from lower case",
