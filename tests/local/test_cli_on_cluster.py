@@ -130,6 +130,16 @@ def test_sql_as_csv_is_what_put_reads_back(cli, own_folder):
     assert out == 'id,s\n1,NA\n2,"a,b"\n'
 
 
+def test_null_na_and_empty_text_are_told_apart_after_the_way_through_csv(cli, own_folder):
+    query = (
+        "select * from values (1, 'NA'), (2, ''), (3, cast(null as string)), (4, 'say \"so\"') as t(id, s)"
+    )
+    Path("t.csv").write_text(cli("sql", "--format", "csv", query)[1])
+    assert cli("put", "t.csv", "--table", "cli_back", "--replace", "--yes")[0] == 0
+    rows = json.loads(cli("sql", "--json", "select id, s from cli_back order by id")[1])["rows"]
+    assert rows == [[1, "NA"], [2, ""], [3, None], [4, 'say "so"']]
+
+
 def test_jobs_are_listed_and_their_logs_are_shown(cli):
     jobs = json.loads(cli("jobs", "list", "--json")[1])["jobs"]
     running = next(job for job in jobs if job["state"] == "RUNNING")

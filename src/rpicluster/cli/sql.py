@@ -70,7 +70,8 @@ def sql(statement: str | None, which: str | None, as_json: bool, form: str, max_
     if as_json or form == "json":
         console.document({"columns": columns, "rows": [[json_value(value) for value in row] for row in rows]})
     elif form == "csv":
-        for row in ([name for name, _ in columns], *rows):
+        console.data(",".join(name if name.isidentifier() else csv_field(name) for name, _ in columns))
+        for row in rows:
             console.data(",".join(csv_field(value) for value in row))
     elif columns:
         numeric = ("int", "bigint", "smallint", "tinyint", "double", "float", "decimal")
