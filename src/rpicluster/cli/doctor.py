@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from rpicluster.cli.console import console, human_bytes
+from rpicluster.cli.console import console, human_bytes, styled
 from rpicluster.cli.options import cluster_option, examples, find_cluster, json_option
 from rpicluster.errors import RpiclusterError, UsageError
 
@@ -62,15 +62,15 @@ def show(found: "Examination") -> None:
     for finding in found.findings:
         groups.setdefault(finding.node, []).append(finding)
     for node, findings in groups.items():
-        console.data(click.style(node or "the cluster", bold=True))
+        console.data(styled(node or "the cluster", bold=True))
         for finding in findings:
-            severity = click.style(finding.severity.value, fg=_COLOURS[finding.severity.value], bold=True)
+            severity = styled(finding.severity.value, fg=_COLOURS[finding.severity.value], bold=True)
             console.data(f"  {severity}: {finding.what}  [{finding.id}]")
             console.data(f"    cause: {finding.cause}")
             for line in finding.evidence:
                 console.data(f"    seen:  {line}")
             console.data(f"    fix:   {finding.fix}")
-            console.data(f"           {click.style(finding.command, fg='cyan')}")
+            console.data(f"           {styled(finding.command, fg='cyan')}")
         console.data("")
     console.data(summary(found))
 
