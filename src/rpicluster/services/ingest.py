@@ -5,7 +5,6 @@ import shutil
 import subprocess
 import tempfile
 import uuid
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rpicluster.errors import ServiceError, UsageError
+from rpicluster.services.connect.quoting import alike
 from rpicluster.services.connect.types import type_of_arrow
 from rpicluster.services.csv_types import Column, TypeLadder, arrow_type, parse_types
 from rpicluster.services.tables import quoted_table
@@ -189,8 +189,7 @@ def _csv_names(path: Path) -> list[str]:
 
     header = csv.open_csv(path, convert_options=csv.ConvertOptions(strings_can_be_null=False)).schema.names
     names = [name.removeprefix("\ufeff") or f"column{i + 1}" for i, name in enumerate(header)]
-    counts = Counter(name.lower() for name in names)
-    twice = sorted(name for name in names if counts[name.lower()] > 1)
+    twice = sorted(alike(names))
     if twice:
         raise UsageError(f"{path} has several columns called {twice[0]!r} (Spark ignores case)")
     return names

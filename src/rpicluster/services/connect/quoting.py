@@ -1,6 +1,7 @@
-"""Names and text inside SQL: the only two functions that may put a value into a statement."""
+"""Names and text inside SQL: only what stands here may put a value into a statement."""
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 
 from rpicluster.errors import UsageError
@@ -48,3 +49,9 @@ def _encodable(text: str) -> None:
         text.encode()
     except UnicodeEncodeError as error:
         raise UsageError(f"{text!r} is not valid Unicode: {error.reason} at {error.start}") from error
+
+
+def alike(names: Sequence[str]) -> list[str]:
+    """Return those of `names` that Spark, which ignores case, cannot tell from another one."""
+    counts = Counter(name.lower() for name in names)
+    return [name for name in names if counts[name.lower()] > 1]

@@ -3,14 +3,13 @@
 import contextlib
 import re
 import tempfile
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from rpicluster.errors import SqlError, UsageError
 from rpicluster.services.connect.door import new_id
-from rpicluster.services.connect.quoting import quote_identifier, quote_qualified
+from rpicluster.services.connect.quoting import alike, quote_identifier, quote_qualified
 from rpicluster.services.connect.session import ConnectSession
 
 Mode = Literal["create", "append", "replace"]
@@ -59,8 +58,7 @@ def _columns(table: Any, types: Mapping[str, str]) -> str:
     names = list(table.column_names)
     if not names:
         raise UsageError("a table needs at least one column")
-    counts = Counter(name.lower() for name in names)
-    twice = [name for name in names if counts[name.lower()] > 1]
+    twice = alike(names)
     if twice:
         raise UsageError(
             f"two columns are called {twice[0]!r}; Spark does not tell upper from lower case",
