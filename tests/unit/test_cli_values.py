@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from rpicluster.cli.sql import csv_field, json_value
+from rpicluster.cli.sql import csv_field, json_value, with_cause
+from rpicluster.errors import SqlError
 
 NAN, INFINITY = float("nan"), float("inf")
 
@@ -46,6 +47,16 @@ def test_a_csv_field_tells_null_from_text(value: object, field: str) -> None:
 )
 def test_every_value_is_valid_json(value: object, said: str) -> None:
     assert json.dumps(json_value(value), allow_nan=False) == said
+
+
+def test_a_failure_of_the_cluster_is_explained_and_one_of_the_statement_is_left_alone() -> None:
+    lost = (
+        "Job aborted due to stage failure: Task 0 in stage 3.0 failed 4 times, most recent failure: "
+        "ExecutorLostFailure (executor 4 exited caused by one of the running tasks) Reason: Container exited"
+    )
+    assert "An executor died" in str(with_cause(SqlError(lost)).hint)
+    wrong = SqlError("[PATH_NOT_FOUND] Path does not exist: /x", condition="PATH_NOT_FOUND")
+    assert with_cause(wrong) is wrong
 
 
 def rpicluster(*arguments: str, **environment: str) -> subprocess.CompletedProcess[bytes]:

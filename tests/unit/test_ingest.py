@@ -66,6 +66,20 @@ def test_a_type_that_fails_only_in_the_last_row_is_not_chosen(tmp_path):
     assert kinds(prepare(path)) == {"n": "string", "m": "bigint"}
 
 
+def test_whole_numbers_beyond_64_bits_keep_every_digit(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("n,m\n18446744073709551616,1\n-1,1.5\n0,2e40\n")
+    source = prepare(path)
+    assert kinds(source) == {"n": "decimal(38,0)", "m": "double"}
+    assert [int(row["n"]) for row in rows(source, tmp_path)] == [2**64, -1, 0]
+
+
+def test_a_file_may_end_with_a_value_of_several_lines(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text('x,y\n1,5" pipe\n2,"a\nb"\n\n')
+    assert [row["y"] for row in rows(prepare(path), tmp_path)] == ['5" pipe', "a\nb"]
+
+
 def test_gzip_and_plain_csv_are_the_same_table(tmp_path):
     (tmp_path / "a.csv").write_text(CSV)
     (tmp_path / "a.csv.gz").write_bytes(gzip.compress(CSV.encode()))
@@ -107,6 +121,7 @@ def test_a_value_that_does_not_fit_the_type_asked_for_is_an_error_not_a_null(tmp
         ("a.csv", "", "cannot be read as a table"),
         ("a.csv", "x,X\n1,2\n", "several columns called"),
         ("a.csv", "x,y\n1\n", "cannot be read as a table"),
+        ("a.csv", 'x,y\n1,"a\n2,b\n3,c\n', 'starts with "a is never closed'),
         ("a.parquet", "not parquet", "cannot be read as a table"),
         ("a.txt", "x", "no kind of table"),
     ],

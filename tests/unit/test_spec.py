@@ -68,6 +68,11 @@ def test_an_unknown_key_with_no_neighbour_lists_what_is_known():
             "name: a\nnodes: [{name: m, roles: [manager], local: {memory: 2G}}]\n",
             "no node has the role worker",
         ),
+        (
+            GOOD.replace("ssh: {host: pi2.local}", "local: {memory: 2G, cores: true}"),
+            "a whole number is needed",
+        ),
+        ("name: a\nnodes: {}\n", "cluster.yml:2:1: nodes: a list is needed here"),
         (GOOD + "spark: {driver.memory: 1g}\n", "a Spark setting"),
         (GOOD + "hdfs: {replication: two}\n", "cluster.yml:7:8: hdfs.replication: "),
     ],
@@ -78,6 +83,13 @@ def test_each_problem_says_where_and_what(text, message):
 
 def test_every_problem_is_reported_not_just_the_first():
     assert len(refused("name: A\nnodes:\n  - {name: B}\nfoo: 1\n").message.splitlines()) >= 3
+
+
+def test_a_list_of_wrong_items_is_not_called_empty_as_well():
+    text = "name: a\nnodes:\n  - {name: b, local: {memory: 99999999999T}}\n"
+    (line,) = refused(text).message.splitlines()
+    assert line.startswith("cluster.yml:3:23: nodes[0].local.memory: '99999999999T' is not an amount of")
+    assert "the list is empty" in refused("name: a\nnodes: []\n").message
 
 
 def test_a_file_of_a_megabyte_is_refused_before_it_is_parsed():

@@ -17,7 +17,7 @@ import click
 
 from rpicluster.cli.console import console, human_bytes, human_duration
 from rpicluster.cli.options import cluster_option, examples, find_cluster, json_option
-from rpicluster.errors import UsageError
+from rpicluster.errors import SqlError, UsageError
 
 if TYPE_CHECKING:
     from rpicluster.cluster import Cluster
@@ -138,12 +138,25 @@ def run_statement(
                     return columns, rows, True
                 rows.append(row)
             return columns, rows, False
-        except Exception:
+        except Exception as error:
             if interrupted.is_set():
                 raise KeyboardInterrupt from None
+            if isinstance(error, SqlError):
+                raise with_cause(error) from error
             raise
         finally:
             signal.signal(signal.SIGINT, previous)
+
+
+def with_cause(error: SqlError) -> SqlError:
+    """Return `error` with a hint, where it is the cluster's failure and not the statement's."""
+    from rpicluster.health.causes import explain
+
+    cause = None if error.condition or error.hint else explain(error.message)
+    if cause is None:
+        return error
+    hint = f"{cause.title}: {cause.fix}"
+    return SqlError(error.message, condition=error.condition, sqlstate=error.sqlstate, hint=hint)
 
 
 def _show_progress(

@@ -21,6 +21,9 @@ UserName = Annotated[str, Field(pattern=_USER)]
 # It never starts with a dash, so it can never be read as an option.
 Host = Annotated[str, Field(pattern=_HOST)]
 
+# YAML's `true` is no number, though Python would take it for 1.
+Whole = Annotated[int, Field(strict=True)]
+
 # How the patterns above are said to a person.
 PATTERNS_IN_WORDS = {
     _NAME: "lower-case letters, digits and dashes, at most 63, first and last no dash",
@@ -46,7 +49,7 @@ class LocalBudget(_Model):
     """A virtual node on this machine: what it may use of the machine's memory and cores."""
 
     memory: MemoryMib
-    cores: int = Field(default=1, ge=1, le=1024)
+    cores: Whole = Field(default=1, ge=1, le=1024)
 
 
 class SshTarget(_Model):
@@ -54,7 +57,7 @@ class SshTarget(_Model):
 
     host: Host
     user: UserName | None = None
-    port: int | None = Field(default=None, ge=1, le=65535)
+    port: Whole | None = Field(default=None, ge=1, le=65535)
     config: str | None = Field(
         default=None,
         pattern=_FILE,
@@ -66,7 +69,7 @@ class Hardware(_Model):
     """What `plan` assumes of a node that has not been observed yet."""
 
     memory: MemoryMib
-    cores: int = Field(default=4, ge=1, le=1024)
+    cores: Whole = Field(default=4, ge=1, le=1024)
 
 
 class NodeSpec(_Model):
@@ -97,8 +100,8 @@ class NodeSpec(_Model):
 class Sessions(_Model):
     """Warm Spark sessions, one driver a user, on the manager."""
 
-    max: int | None = Field(default=None, ge=1, le=64, description="default: as many as fit, at most 4")
-    idle_timeout_s: int = Field(
+    max: Whole | None = Field(default=None, ge=1, le=64, description="default: as many as fit, at most 4")
+    idle_timeout_s: Whole = Field(
         default=120, ge=30, description="after this long without work, executors above the warm one go back"
     )
 
@@ -106,18 +109,18 @@ class Sessions(_Model):
 class Hdfs(_Model):
     """How files are stored."""
 
-    replication: int | None = Field(
+    replication: Whole | None = Field(
         default=None, ge=1, le=10, description="default: 2, or 1 with one DataNode"
     )
     block_size: MemoryMib = Field(default="64M", validate_default=True)
-    trash_interval_s: int = Field(default=86400, ge=60, description="how long `rm` can be undone")
+    trash_interval_s: Whole = Field(default=86400, ge=60, description="how long `rm` can be undone")
 
 
 class Tables(_Model):
     """What is kept of persistent tables' past."""
 
-    keep_snapshots_s: int = Field(default=7 * 86400, ge=60)
-    keep_orphan_files_s: int = Field(
+    keep_snapshots_s: Whole = Field(default=7 * 86400, ge=60)
+    keep_orphan_files_s: Whole = Field(
         default=3 * 86400,
         ge=86400,
         description="Iceberg refuses less than a day: a running write looks like an orphan",

@@ -13,6 +13,16 @@ from rpicluster.model.spec import PATTERNS_IN_WORDS, ClusterSpec
 
 Location = tuple[int | str, ...]
 _MAX_BYTES = 1 << 20  # a thousand nodes fit in a tenth of this
+# pydantic's kinds of error that are about Python, in the words of YAML.
+_IN_WORDS = {
+    "tuple_type": "a list is needed here, one `- ` a line",
+    "model_type": "keys and values are needed here",
+    "model_attributes_type": "keys and values are needed here",
+    "dict_type": "keys and values are needed here",
+    "string_type": "text is needed here",
+    "int_type": "a whole number is needed here",
+    "too_short": "the list is empty",
+}
 
 
 def parse_spec(text: str, filename: str = "cluster.yml") -> ClusterSpec:
@@ -24,7 +34,10 @@ def parse_spec(text: str, filename: str = "cluster.yml") -> ClusterSpec:
     try:
         return ClusterSpec.model_validate(document)
     except ValidationError as error:
-        problems = [_describe(document, problem, filename) for problem in error.errors()]
+        found = error.errors()
+        # A list whose items are wrong counts as empty for pydantic; only the items' own lines help.
+        told = [p for p in found if p["type"] != "too_short" or not _has_inner(found, tuple(p["loc"]))]
+        problems = [_describe(document, problem, filename) for problem in told]
         hints = [hint for _, hint in problems if hint]
         raise SpecError("\n".join(line for line, _ in problems), hint=hints[0] if hints else None) from error
 
@@ -54,6 +67,10 @@ def _load(text: str, filename: str) -> Any:
     return document
 
 
+def _has_inner(problems: Sequence[Any], loc: Location) -> bool:
+    return any(len(p["loc"]) > len(loc) and tuple(p["loc"][: len(loc)]) == loc for p in problems)
+
+
 def _describe(document: Any, problem: Any, filename: str) -> tuple[str, str | None]:
     loc: Location = tuple(problem["loc"])
     if loc and loc[-1] == "[key]":
@@ -69,6 +86,8 @@ def _describe(document: Any, problem: Any, filename: str) -> tuple[str, str | No
     elif problem["type"] == "string_pattern_mismatch":
         pattern = problem["ctx"]["pattern"]
         text = f"{problem['input']!r} is not {PATTERNS_IN_WORDS.get(pattern, pattern)}"
+    elif problem["type"] in _IN_WORDS:
+        text = _IN_WORDS[problem["type"]]
     else:
         text = problem["msg"].removeprefix("Value error, ")
         text = text[0].lower() + text[1:]

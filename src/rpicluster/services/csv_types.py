@@ -76,6 +76,12 @@ def _is_int32(values: "pa.Array") -> bool:
     return extremes["min"] is None or _INT32[0] < extremes["min"] <= extremes["max"] <= _INT32[1]
 
 
+def _is_whole(values: "pa.Array") -> bool:
+    import pyarrow.compute as pc
+
+    return pc.all(pc.match_substring_regex(values, r"^[+-]?[1-9][0-9]{0,37}$|^[+-]?0$")).as_py() is not False
+
+
 def _all_zoned(values: "pa.Array") -> bool:
     import pyarrow.compute as pc
 
@@ -86,6 +92,7 @@ def _all_zoned(values: "pa.Array") -> bool:
 _LADDER: list[tuple[str, Callable[["pa.Array"], bool], str]] = [
     ("int", _is_int32, "whole numbers within 32 bits"),
     ("bigint", _casts(lambda pa: pa.int64(), _LEADING_ZERO), "whole numbers"),
+    ("decimal(38,0)", _is_whole, "whole numbers beyond 64 bits"),
     ("double", _casts(lambda pa: pa.float64(), _LEADING_ZERO + r"[0-9]*$"), "numbers"),
     ("boolean", _casts(lambda pa: pa.bool_(), r"^[01]$"), "true and false"),
     ("date", _casts(lambda pa: pa.date32()), "dates"),

@@ -202,10 +202,35 @@ def _csv_columns(paths: Sequence[Path], na_strings: tuple[str, ...]) -> list[Col
             raise UsageError(f"{path} has other columns than {paths[0]}")
     ladders = [TypeLadder(name) for name in names]
     for path in paths:
+        last: str | None = None
         for batch in _csv_batches(path, na_strings, {}):
             for ladder, values in zip(ladders, batch.columns, strict=True):
                 ladder.see(values)
+            if batch.num_rows:
+                last = batch.columns[-1][-1].as_py()
+        _refuse_open_quote(path, last)
     return [ladder.column for ladder in ladders]
+
+
+def _refuse_open_quote(path: Path, last_value: str | None) -> None:
+    """Raise UsageError if a quote that nobody closed has swallowed the rest of the file.
+
+    pyarrow takes that for one long value, the last of the file. A value of several lines is in quotes, so
+    a file that ends with one ends with a quote.
+    """
+    import pyarrow as pa
+
+    if last_value is None or "\n" not in last_value:
+        return
+    end = b""
+    with pa.input_stream(str(path)) as stream:
+        while block := stream.read(_BLOCK_BYTES):
+            end = (end + block).rstrip()[-1:]
+    if end != b'"':
+        raise UsageError(
+            f'{path}: a value that starts with "{last_value.splitlines()[0][:60]} is never closed',
+            hint='close its quote, and write a quote inside of quotes twice: ""',
+        )
 
 
 def _parquet_columns(paths: Sequence[Path], _: tuple[str, ...]) -> list[Column]:

@@ -161,9 +161,7 @@ class WebHdfs:
         path = self.absolute(path)
         while True:
             params = {"startAfter": after} if after else {}
-            listing = self._ask("LISTSTATUS_BATCH", path, params, what=f"list {path}", slow=True)[
-                "DirectoryListing"
-            ]
+            listing = self._ask("LISTSTATUS_BATCH", path, params, what=f"list {path}")["DirectoryListing"]
             entries = listing["partialListing"]["FileStatuses"]["FileStatus"]
             for entry in entries:
                 after = entry["pathSuffix"]
