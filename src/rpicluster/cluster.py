@@ -41,11 +41,12 @@ from rpicluster.sites.readiness import (
     make_folders,
     prove,
 )
-from rpicluster.sites.remote import RemoteSite
+from rpicluster.sites.remote import CheckedNode, RemoteSite
 from rpicluster.sites.site import Report
 
 if TYPE_CHECKING:
     from rpicluster.health.status import Part, Status
+    from rpicluster.nodes.ssh.openssh import HostKey
     from rpicluster.services.connect.connection import Connection
     from rpicluster.services.connect.session import ConnectSession
     from rpicluster.services.namenode import NameNode
@@ -67,6 +68,7 @@ class Cluster:
 
     spec: ClusterSpec
     spec_path: Path
+    ask_password: Callable[[str], str] | None = None  # for sudo, where nodes want one; asked once
 
     # -- finding ---------------------------------------------------------------------------------------
 
@@ -130,7 +132,8 @@ class Cluster:
         if self.spec.is_local:
             return LocalSite(self.spec)
         beside = self.spec_path.absolute().parent / SSH_CONFIG_FILE
-        return RemoteSite(self.spec, config=beside if beside.is_file() else None)
+        config = beside if beside.is_file() else None
+        return RemoteSite(self.spec, config=config, ask_password=self.ask_password)
 
     @property
     def facts(self) -> ClusterFacts:
@@ -155,7 +158,11 @@ class Cluster:
             for file in files("rpicluster.session.keeper").iterdir()
             if file.name.endswith(".py")
         }
-        spec, sizes, runtime_id = self.site.spec, self.sizes, store.locked_hash()[:16]  # its folder in the cache
+        spec, sizes, runtime_id = (
+            self.site.spec,
+            self.sizes,
+            store.locked_hash()[:16],
+        )  # its folder in the cache
         try:
             return render(spec, sizes, self.placement, runtime_id, keeper_sources=keeper)
         except ValueError as error:
@@ -168,9 +175,32 @@ class Cluster:
             for node in explain(self.sizes)
         }
 
-    def plan(self) -> Plan:
-        """Compare with what is there; changes nothing."""
-        return self.site.plan(self.rendered, self.sizes)
+    def plan(self, *, texts: bool = False) -> Plan:
+        """Compare with what is there; changes nothing. With `texts`, changed files carry what they say now."""
+        return self.site.plan(self.rendered, self.sizes, texts=texts)
+
+    @property
+    def new_host_keys(self) -> "dict[str, HostKey]":
+        """Host keys that were learnt by looking at the nodes just now."""
+        return {} if isinstance(self.site, LocalSite) else self.site.new_host_keys
+
+    def check(self) -> "list[CheckedNode]":
+        """Look at every node and say whether it can be one of the cluster; changes nothing."""
+        if isinstance(self.site, LocalSite):
+            raise UsageError(f"the nodes of {self.name} are virtual, on this machine", hint="rpicluster plan")
+        _ = self.sizes
+        return self.site.checked()
+
+    def may_reboot(self, allowed: bool) -> None:
+        """Say whether `apply` may reboot boards that need it."""
+        if isinstance(self.site, RemoteSite):
+            self.site.may_reboot = allowed
+
+    def ssh_command(self, node: str, command: tuple[str, ...]) -> list[str]:
+        """Return the ssh that logs in on a node, or runs a command there; raises UsageError."""
+        if isinstance(self.site, LocalSite):
+            raise UsageError(f"the nodes of {self.name} are virtual, on this machine: there is no login")
+        return self.site.ssh_command(node, command)
 
     # -- changing it -----------------------------------------------------------------------------------
 

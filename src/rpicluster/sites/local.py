@@ -11,6 +11,7 @@ from rpicluster.design.plan import Plan, make_plan
 from rpicluster.design.sizes import Sizes
 from rpicluster.design.units import Rendered
 from rpicluster.errors import RpiclusterError, UsageError
+from rpicluster.health.probes import UnitState
 from rpicluster.model.facts import ClusterFacts, Placement
 from rpicluster.model.spec import ClusterSpec
 from rpicluster.nodes.local.facts import Java, cluster_facts, find_java
@@ -19,7 +20,7 @@ from rpicluster.nodes.local.processes import is_stopped
 from rpicluster.nodes.local.state import ClusterState, open_state
 from rpicluster.nodes.lock import cluster_lock
 from rpicluster.runtime import store
-from rpicluster.sites.site import Report, UnitState
+from rpicluster.sites.site import Report
 
 if TYPE_CHECKING:
     from rpicluster.nodes.local.engine import LocalPlace
@@ -80,8 +81,8 @@ class LocalSite:
         """Look again: the place may have been made without a runtime."""
         self.__dict__.pop("place", None)
 
-    def plan(self, rendered: Rendered, sizes: Sizes) -> Plan:
-        """Compare with what is there."""
+    def plan(self, rendered: Rendered, sizes: Sizes, *, texts: bool = False) -> Plan:
+        """Compare with what is there; texts are always at hand."""
         warnings = (*sizes.notes, self.java.warning) if self.java.warning else sizes.notes
         return make_plan(self.spec.name, rendered, self.place.observe(), warnings=tuple(warnings))
 
@@ -172,7 +173,9 @@ class LocalSite:
     def _make_token(self) -> None:
         from rpicluster.session.connect_token import create_token
 
-        token = Path(layout.token_file(self.placement.nodes[self.spec.manager.name].paths, self.placement.login))
+        token = Path(
+            layout.token_file(self.placement.nodes[self.spec.manager.name].paths, self.placement.login)
+        )
         if not token.exists():
             token.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             create_token(token)

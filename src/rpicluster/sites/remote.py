@@ -1,20 +1,22 @@
 """A cluster on nodes behind SSH."""
 
 import secrets
+import shlex
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rpicluster.design import layout
 from rpicluster.design.inputs import Inputs
-from rpicluster.design.plan import Plan, make_plan
+from rpicluster.design.plan import Observed, Plan, make_plan
 from rpicluster.design.sizes import Sizes
 from rpicluster.design.units import Rendered
 from rpicluster.errors import PartlyApplied, RpiclusterError, SudoRefused, Unreachable, UsageError
+from rpicluster.health.probes import UnitState
 from rpicluster.model.facts import ClusterFacts, Placement
 from rpicluster.model.machine import MachineFacts
 from rpicluster.model.ports import MANAGER_PORTS, SESSION_PORTS
@@ -33,7 +35,7 @@ from rpicluster.nodes.remote.state import open_remote_state
 from rpicluster.nodes.ssh.openssh import OpenSsh
 from rpicluster.nodes.ssh.tunnel import LOOPBACK, Tunnel
 from rpicluster.runtime import store
-from rpicluster.sites.site import Report, UnitState
+from rpicluster.sites.site import Report
 
 if TYPE_CHECKING:
     from rpicluster.nodes.ssh.openssh import HostKey
@@ -42,6 +44,20 @@ if TYPE_CHECKING:
 
 TRUST = "users of one cluster trust each other: containers run as the NodeManager's user"
 AskPassword = Callable[[str], str]
+
+
+@dataclass(frozen=True)
+class CheckedNode:
+    """One node, as `check` shows it; `state` is `ready`, `member`, `unreachable` or `refused`."""
+
+    name: str
+    address: str
+    system: str
+    memory_mib: int
+    cores: int
+    java: int | None
+    state: str
+    detail: str
 
 
 class RemoteSite:
@@ -60,6 +76,7 @@ class RemoteSite:
         self.ask_password = ask_password
         self.may_reboot = False
         self._passwords: dict[str, str] = {}
+        self._learnt: dict[str, HostKey] = {}
         self.place = RemotePlace(spec, self.state, OpenSsh(config=config), self._passwords)
         self._changed = Changed()
         self._change: Change | None = None
@@ -75,6 +92,7 @@ class RemoteSite:
     def look(self) -> Look:
         """One look at all nodes. Raises HostKeyRefused, and SudoRefused where no password will do."""
         found = self.place.look(first_contact=True)
+        self._learnt.update(found.new_host_keys)
         wanting = [
             name
             for name, machine in found.machines.items()
@@ -92,7 +110,7 @@ class RemoteSite:
     @property
     def new_host_keys(self) -> "dict[str, HostKey]":
         """Keys that were learnt in this look: show them."""
-        return self.look.new_host_keys
+        return self._learnt
 
     def forget(self) -> None:
         """Look again at the next question."""
@@ -105,7 +123,7 @@ class RemoteSite:
         return self._written.manager.name
 
     @cached_property
-    def spec(self) -> ClusterSpec:  # type: ignore[override]
+    def spec(self) -> ClusterSpec:
         """The spec, with the users that are there by default."""
         if self._written.users:
             return self._written
@@ -157,18 +175,31 @@ class RemoteSite:
 
     # -- planning --------------------------------------------------------------------------------------
 
-    def plan(self, rendered: Rendered, sizes: Sizes) -> Plan:
+    def plan(self, rendered: Rendered, sizes: Sizes, *, texts: bool = False) -> Plan:
         """Compare with what is there; changes nothing."""
-        found = make_plan(self._written.name, rendered, self._observed(rendered), warnings=self._warnings(sizes))
+        found = make_plan(
+            self._written.name, rendered, self._observed(rendered), warnings=self._warnings(sizes)
+        )
         steps = prepare_steps(self._bases(sizes), self._machines, self.look.unreachable)
         refusals = seen.refusals(
             {n: m for n, m in self._machines.items() if n not in self.look.unreachable},
             cluster=self._written.name,
             cluster_id=self.placement.cluster_id,
         )
-        return replace(found, steps=(*steps, *found.steps), refusals=(*found.refusals, *refusals))
+        changes = self.place.with_texts(found.steps) if texts else found.steps
+        return replace(found, steps=(*steps, *changes), refusals=(*found.refusals, *refusals))
 
-    def _observed(self, rendered: Rendered) -> seen.Observed:
+    def ssh_command(self, node: str, command: tuple[str, ...]) -> list[str]:
+        """Return the ssh that logs in on a node, or runs a command there."""
+        target = self.place.nodes.targets.get(node)
+        if target is None:
+            raise UsageError(
+                f"no node is called {node!r}", hint="there are " + ", ".join(self.place.nodes.targets)
+            )
+        words = shlex.join(command) if command else ""
+        return ["ssh", *self.place.nodes.ssh.where(target), "--", target.host, *([words] if words else [])]
+
+    def _observed(self, rendered: Rendered) -> Observed:
         units: dict[str, tuple[str, ...]] = {}
         for unit in rendered.units:
             units[unit.node] = (*units.get(unit.node, ()), unit.name)
@@ -194,6 +225,34 @@ class RemoteSite:
     def _bases(self, sizes: Sizes) -> dict[str, Any]:
         inputs = Inputs.checked(self.spec, sizes, self.placement)
         return {node.name: base_of(inputs, node.name, self._machines[node.name]) for node in self.spec.nodes}
+
+    def checked(self) -> list[CheckedNode]:
+        """Return every node with what matters of it."""
+        refusals = seen.refusals(
+            self._machines, cluster=self._written.name, cluster_id=self.placement.cluster_id
+        )
+        return [self._checked(node.name, refusals) for node in self._written.nodes]
+
+    def _checked(self, name: str, refusals: tuple[str, ...]) -> CheckedNode:
+        machine, facts = self._machines[name], self.facts.nodes[name]
+        reasons = [reason for reason in refusals if name in reason.partition(" ")[0]]
+        state, detail = "ready", ""
+        if name in self.look.errors:
+            state, detail = "unreachable", self.look.errors[name].message
+        elif reasons:
+            state, detail = "refused", "; ".join(reasons)
+        elif machine is not None and owner_of(machine) is not None:
+            state = "member"
+        return CheckedNode(
+            name=name,
+            address=self.placement.nodes[name].address,
+            system=facts.os,
+            memory_mib=facts.memory_mib,
+            cores=facts.cores,
+            java=facts.java_major,
+            state=state,
+            detail=detail,
+        )
 
     # -- changing --------------------------------------------------------------------------------------
 
@@ -284,7 +343,8 @@ class RemoteSite:
         if self.look.errors:
             first = next(iter(self.look.errors.values()))
             raise Unreachable(
-                "nothing was removed, because not all nodes answer: " + "; ".join(self.look.unreachable.values()),
+                "nothing was removed, because not all nodes answer: "
+                + "; ".join(self.look.unreachable.values()),
                 hint=first.hint,
             )
         refused = seen.refusals(self._machines, cluster=self._written.name, cluster_id=self._cluster_id())
@@ -292,9 +352,7 @@ class RemoteSite:
             raise UsageError("nothing was removed: " + "; ".join(refused))
         with (
             self.changing("destroy"),
-            lease(
-                self.place.nodes, self.manager, cluster=self._written.name, command="rpicluster destroy"
-            ),
+            lease(self.place.nodes, self.manager, cluster=self._written.name, command="rpicluster destroy"),
         ):
             self.tunnel.close()
             left, failed = take_away(self.place.nodes, self.state, self._machines, report=report)

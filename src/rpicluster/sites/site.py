@@ -9,8 +9,8 @@ from rpicluster.design.plan import Plan
 from rpicluster.design.sizes import Sizes
 from rpicluster.design.units import Rendered
 from rpicluster.errors import RpiclusterError
-from rpicluster.model.facts import ClusterFacts, Placement
 from rpicluster.health.probes import UnitState
+from rpicluster.model.facts import ClusterFacts, Placement
 from rpicluster.model.spec import ClusterSpec
 
 if TYPE_CHECKING:
@@ -54,8 +54,8 @@ class Site(Protocol):
         """Look again at the next question."""
         ...
 
-    def plan(self, rendered: Rendered, sizes: Sizes) -> Plan:
-        """Compare with what is there; changes nothing."""
+    def plan(self, rendered: Rendered, sizes: Sizes, *, texts: bool = False) -> Plan:
+        """Compare with what is there; changes nothing. With `texts`, what changed files say now is fetched."""
         ...
 
     def changing(self, command: str) -> AbstractContextManager[None]:

@@ -15,7 +15,10 @@ _HINTS = (
     ("unable to fetch", "the node cannot load Debian packages: does `sudo apt-get update` work there?"),
     ("no package matching", "does the node's list of packages work? try there: sudo apt-get update"),
     ("temporary failure resolving", "the node resolves no names; look at its /etc/resolv.conf"),
-    ("has no installation candidate", "the node's system does not offer it; which system is it? cat /etc/os-release"),
+    (
+        "has no installation candidate",
+        "the node's system does not offer it; which system is it? cat /etc/os-release",
+    ),
     ("password is required", "sudo wants a password there"),
 )
 

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, cast
 
 from rpicluster.errors import RpiclusterError
 from rpicluster.model.spec import SshTarget
@@ -91,12 +91,12 @@ def _chain(
     cancel: threading.Event,
 ) -> dict[str, RpiclusterError]:
     """Send along a chain of nodes; return the failures of those that did not store all of it."""
-    receiver = (Path(__file__).parent / "receive.py").read_text()
+    receiver = (Path(__file__).parent / "on_node" / "receive.py").read_text()
     receivers: dict[str, _Receiver] = {}
     with ExitStack() as stack:
         following: dict[str, object] | None = None
         # The last first: each must know the port of the one behind it.
-        for name, node in reversed(nodes.items()):
+        for name, node in reversed(list(nodes.items())):
             is_first = name == next(iter(nodes))
             stream = stack.enter_context(
                 open_stream(
@@ -110,7 +110,7 @@ def _chain(
                 )
             )
             token = secrets.token_hex(_TOKEN_BYTES)
-            order = {
+            order: dict[str, object] = {
                 "folder": package.folder,
                 "manifest_sha256": package.manifest_sha256,
                 "address": node.address,
@@ -182,7 +182,9 @@ class _Receiver:
 def _send(package: Package, stdin: IO[bytes], cancel: threading.Event) -> None:
     """Write the tar stream; a receiver that has ended says itself why."""
     with contextlib.suppress(OSError, _Cancelled):
-        with tarfile.open(fileobj=_Watched(stdin, cancel), mode="w|", bufsize=_PIPE_BYTES) as archive:
+        with tarfile.open(
+            fileobj=cast(Any, _Watched(stdin, cancel)), mode="w|", bufsize=_PIPE_BYTES
+        ) as archive:
             for path in _in_order(package.source):
                 name = str(path.relative_to(package.source))
                 archive.add(path, arcname=name, recursive=False, filter=_plain)
@@ -216,5 +218,7 @@ def _in_order(source: Path) -> Iterator[Path]:
     """Yield the manifest, then every file that it lists."""
     yield source / MANIFEST
     document = json.loads((source / MANIFEST).read_text(encoding="utf-8"))
-    for name in sorted(document["files"], key=lambda name: (bool(document["files"][name].get("same_as")), name)):
+    for name in sorted(
+        document["files"], key=lambda name: (bool(document["files"][name].get("same_as")), name)
+    ):
         yield source / name

@@ -183,12 +183,17 @@ def _quoted(path: PurePath) -> str:
 
 
 def cluster_yml(
-    rack: str, nodes: Sequence[NodeRequest], addresses: Sequence[NodeAddresses], host_cores: int
+    rack: str,
+    nodes: Sequence[NodeRequest],
+    addresses: Sequence[NodeAddresses],
+    host_cores: int,
+    folder: PurePath,
 ) -> str:
     """Return a cluster.yml for the rack: pi1 manages, the others work, a lone node does both."""
     lines = [
         f"# Virtual Pis of rack {rack}, made by `rpicluster rack up`. `rpicluster plan` shows what follows.",
         f"name: {rack}",
+        f"users: [{USER}]",
         "nodes:",
     ]
     for place, (node, address) in enumerate(zip(nodes, addresses, strict=True)):
@@ -197,7 +202,7 @@ def cluster_yml(
         lines += [
             f"  - name: {node.name}",
             f"    roles: [{', '.join(roles)}]",
-            f"    ssh: {{host: {address.v4}, user: {USER}}}",
+            f"    ssh: {{host: {address.v4}, user: {USER}, config: {json.dumps(str(folder / 'ssh_config'))}}}",
             f"    hardware: {{memory: {format_memory(node.memory_mib)}, cores: {int(cores)}}}",
         ]
     return "\n".join(lines) + "\n"

@@ -106,7 +106,9 @@ def variables(
         if rules
         else {},
         "rpicluster_enable": [
-            path.rpartition("/")[2] for path in files if path.startswith(layout.SYSTEMD) and path.endswith(".timer")
+            path.rpartition("/")[2]
+            for path in files
+            if path.startswith(layout.SYSTEMD) and path.endswith(".timer")
         ]
         if work.prepare
         else [],

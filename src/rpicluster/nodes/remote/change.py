@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rpicluster.design.plan import Action, Plan, Step
 from rpicluster.design.units import Rendered, RenderedFile, unit_hash
-from rpicluster.errors import AnsibleFailed, RpiclusterError
+from rpicluster.errors import RpiclusterError
 from rpicluster.model.facts import Placement
 from rpicluster.model.machine import MachineFacts
 from rpicluster.nodes.ansible.events import Event
@@ -97,7 +97,9 @@ class Change:
         started = time.monotonic()
         self._keep_inventories(work)
         folder = self._state.new_run()
-        write_run(folder, {node: self._host(node, each, folder) for node, each in work.items()}, self._nodes.ssh)
+        write_run(
+            folder, {node: self._host(node, each, folder) for node, each in work.items()}, self._nodes.ssh
+        )
         self._write_bundles(folder, work)
         changed = Changed()
         try:
@@ -199,7 +201,9 @@ class Change:
                 if name not in each.start + each.restart + each.stop
             }
             text = self._manifest(node, self._files(node), units)
-            write_private(folder / f"{node}.json", bundle(self._wanted.bases[node], self._files(node), each, text))
+            write_private(
+                folder / f"{node}.json", bundle(self._wanted.bases[node], self._files(node), each, text)
+            )
 
     # -- manifests -------------------------------------------------------------------------------------
 
@@ -212,7 +216,9 @@ class Change:
 
     def _hashes(self, node: str) -> dict[str, str]:
         files = self._files(node)
-        return {unit.name: unit_hash(unit, files) for unit in self._wanted.rendered.units if unit.node == node}
+        return {
+            unit.name: unit_hash(unit, files) for unit in self._wanted.rendered.units if unit.node == node
+        }
 
     def _manifest(self, node: str, files: Mapping[str, RenderedFile], units: Mapping[str, str]) -> bytes:
         return manifest_of(

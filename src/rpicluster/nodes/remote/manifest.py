@@ -23,7 +23,9 @@ class Base:
     directories: tuple[dict[str, str], ...]  # path, mode (octal text), owner, group
     hosts_block: str
     boot_file: str = ""
-    packages: tuple[str, ...] = field(default=(), compare=False)  # missing ones: none after they were installed
+    packages: tuple[str, ...] = field(
+        default=(), compare=False
+    )  # missing ones: none after they were installed
 
     @property
     def hash(self) -> str:

@@ -65,7 +65,9 @@ def _namenode(machine: MachineFacts | None, file_system: str) -> Literal["empty"
     return "formatted" if machine.file_system == file_system else "foreign"
 
 
-def refusals(machines: Mapping[str, MachineFacts | None], *, cluster: str, cluster_id: str) -> tuple[str, ...]:
+def refusals(
+    machines: Mapping[str, MachineFacts | None], *, cluster: str, cluster_id: str
+) -> tuple[str, ...]:
     """Return why nodes must not be touched: another cluster's, somebody's Hadoop, two names for one machine."""
     found = []
     by_machine: dict[str, list[str]] = {}
@@ -80,11 +82,15 @@ def refusals(machines: Mapping[str, MachineFacts | None], *, cluster: str, clust
             )
         if owner is None and machine.foreign_daemons:
             classes = ", ".join(
-                sorted({cls.rpartition(".")[2] for daemon in machine.foreign_daemons for cls in daemon.classes})
+                sorted(
+                    {cls.rpartition(".")[2] for daemon in machine.foreign_daemons for cls in daemon.classes}
+                )
             )
             found.append(f"{name} already runs somebody else's Hadoop or Spark: {classes}; stop it first")
         if machine.privilege == "none":
-            found.append(f"{name}: the login {machine.login} cannot become root; sudo wants a password or refuses")
+            found.append(
+                f"{name}: the login {machine.login} cannot become root; sudo wants a password or refuses"
+            )
         if machine.machine_id:
             by_machine.setdefault(machine.machine_id, []).append(name)
     found += [

@@ -1,17 +1,20 @@
 """RemotePlace: the nodes of a cluster behind SSH, looked at once, and asked what runs."""
 
+import io
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import tarfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rpicluster.design import layout
+from rpicluster.design.plan import Action, Step
 from rpicluster.design.preview import PATHS
 from rpicluster.errors import HostKeyRefused, RpiclusterError
 from rpicluster.model.machine import MachineFacts
 from rpicluster.model.spec import ClusterSpec
 from rpicluster.nodes.remote.commands import Nodes, node_script
-from rpicluster.nodes.remote.manifest import units_of
+from rpicluster.nodes.remote.manifest import absolute, units_of
 from rpicluster.nodes.remote.observed import UnitState, unit_state
 from rpicluster.nodes.remote.placement import target_of
 from rpicluster.nodes.remote.state import RemoteState
@@ -57,7 +60,9 @@ class RemotePlace:
         self.spec = spec
         self.state = state
         self.nodes = Nodes(
-            {node.name: target_of(node) for node in spec.nodes}, ssh, passwords if passwords is not None else {}
+            {node.name: target_of(node) for node in spec.nodes},
+            ssh,
+            passwords if passwords is not None else {},
         )
 
     def look(self, *, first_contact: bool = False) -> Look:
@@ -94,6 +99,30 @@ class RemotePlace:
         self.state.keep_facts(name, observation.facts)
         return observation.facts
 
+    def with_texts(self, steps: Sequence[Step]) -> tuple[Step, ...]:
+        """Return the steps with what files that change or go say now, for a diff; one command a node."""
+        wanted: dict[str, list[str]] = {}
+        for step in steps:
+            if step.before and step.action in (Action.WRITE, Action.REMOVE):
+                wanted.setdefault(step.node, []).append(absolute(step.target))
+
+        def read(node: str) -> dict[str, str]:
+            answer = self.nodes.root(node, ["tar", "-cf", "-", "--absolute-names", *wanted[node]])
+            with tarfile.open(fileobj=io.BytesIO(answer)) as archive:
+                return {
+                    member.name: file.read().decode(errors="replace")
+                    for member in archive
+                    if (file := archive.extractfile(member)) is not None
+                }
+
+        texts, _ = self.nodes.each(read, wanted)
+        return tuple(
+            replace(step, before_text=texts.get(step.node, {}).get(absolute(step.target)))
+            if step.before
+            else step
+            for step in steps
+        )
+
     # -- what runs -------------------------------------------------------------------------------------
 
     def statuses(self, units: Mapping[str, tuple[str, ...]]) -> tuple[list[RemoteUnit], dict[str, str]]:
@@ -101,7 +130,9 @@ class RemotePlace:
 
         def ask(node: str) -> list[RemoteUnit]:
             names = [f"rpicluster-{unit}.service" for unit in units[node]]
-            properties = "Id,LoadState,ActiveState,SubState,UnitFileState,Result,NRestarts,MainPID,ExecMainStatus"
+            properties = (
+                "Id,LoadState,ActiveState,SubState,UnitFileState,Result,NRestarts,MainPID,ExecMainStatus"
+            )
             answer = self.nodes.ssh.check(
                 self.nodes.targets[node],
                 ["systemctl", "show", "-p", properties, *names],
@@ -171,4 +202,6 @@ def _systemctl(
 def _unit(node: str, name: str, unit: Any) -> RemoteUnit:
     state = unit_state(unit)
     detail = "" if unit is None else f"systemd says {unit.active} ({unit.sub}), result {unit.result}"
-    return RemoteUnit(node, name, state, unit.pid if unit is not None and state == "running" else None, detail)
+    return RemoteUnit(
+        node, name, state, unit.pid if unit is not None and state == "running" else None, detail
+    )

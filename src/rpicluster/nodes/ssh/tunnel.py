@@ -135,7 +135,9 @@ class Tunnel:
             taken = set(known.values())
             start = _FIRST_FREE + int(hashlib.sha256(name.encode()).hexdigest(), 16) % 9000
             known[name] = next(
-                p for p in (*range(start, _LAST_FREE), *range(_FIRST_FREE, start)) if p not in taken and _is_free(p)
+                p
+                for p in (*range(start, _LAST_FREE), *range(_FIRST_FREE, start))
+                if p not in taken and _is_free(p)
             )
             fresh = self._record.with_name(f".{self._record.name}.{os.getpid()}.{time.monotonic_ns()}")
             fresh.write_text(json.dumps(known))

@@ -23,7 +23,9 @@ _SKIPPED = (
 def lines(*argv):
     """Return a command's lines; none where there is no such command."""
     try:
-        done = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        done = subprocess.run(
+            argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
     except FileNotFoundError:
         return []
     return sorted(set(done.stdout.decode(errors="replace").splitlines()))
@@ -59,13 +61,18 @@ def main():
     """Return the inventory, list by list."""
     with open("/etc/hosts") as file:
         hosts = file.read().splitlines()
-    units = lines("systemctl", "list-unit-files", "--no-legend", "--full", "--state=enabled,disabled,static,linked")
+    units = lines(
+        "systemctl", "list-unit-files", "--no-legend", "--full", "--state=enabled,disabled,static,linked"
+    )
     return {
         "users": names("/etc/passwd"),
         "groups": names("/etc/group"),
         "units": sorted({line.split()[0] for line in units if line.strip()}),
         "loaded": sorted(
-            {line.split()[0] for line in lines("systemctl", "list-units", "--all", "--plain", "--no-legend", "rpicluster*")}
+            {
+                line.split()[0]
+                for line in lines("systemctl", "list-units", "--all", "--plain", "--no-legend", "rpicluster*")
+            }
         ),
         "paths": paths(),
         "hosts": hosts,

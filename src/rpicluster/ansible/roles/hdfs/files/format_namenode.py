@@ -23,14 +23,17 @@ def main(wanted):
         if found == cluster_id:
             return "there already"
         raise SystemExit(
-            "%s holds another file system (%s); it is never formatted over" % (final, found or "no readable VERSION")
+            "%s holds another file system (%s); it is never formatted over"
+            % (final, found or "no readable VERSION")
         )
     unfinished = final + ".formatting"
     if os.path.exists(unfinished):
         shutil.rmtree(unfinished)  # a killed format: it never was a file system
     run_format(wanted, unfinished)
     if cluster_of(unfinished) != cluster_id:
-        raise SystemExit("the NameNode reports a finished format, but %s holds no image of this cluster" % unfinished)
+        raise SystemExit(
+            "the NameNode reports a finished format, but %s holds no image of this cluster" % unfinished
+        )
     os.sync()
     os.rename(unfinished, final)
     os.sync()
@@ -55,7 +58,7 @@ def run_format(wanted, directory):
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        universal_newlines=True,
+        text=True,
         errors="replace",
         timeout=TIMEOUT_S,
         check=False,
@@ -63,7 +66,9 @@ def run_format(wanted, directory):
     if done.returncode != 0:
         lines = [line for line in done.stdout.splitlines() if "rror" in line or "xception" in line]
         cause = (lines or done.stdout.splitlines() or ["no output"])[0]
-        raise SystemExit("formatting the NameNode failed (exit code %d): %s" % (done.returncode, cause.strip()))
+        raise SystemExit(
+            "formatting the NameNode failed (exit code %d): %s" % (done.returncode, cause.strip())
+        )
 
 
 def cluster_of(directory):

@@ -81,7 +81,9 @@ def listen(address, token):
             connection.settimeout(CONNECT_S)
             given = b""
             with contextlib.suppress(OSError):
-                while len(given) < TOKEN_CHARACTERS and (more := connection.recv(TOKEN_CHARACTERS - len(given))):
+                while len(given) < TOKEN_CHARACTERS and (
+                    more := connection.recv(TOKEN_CHARACTERS - len(given))
+                ):
                     given += more
             if hmac.compare_digest(given, token.encode()):
                 connection.settimeout(SILENCE_S)
@@ -178,4 +180,6 @@ if __name__ == "__main__":
     try:
         main()
     except (OSError, tarfile.TarError, EOFError) as error:
-        sys.exit(f"{getattr(error, 'filename', None) or 'the stream'}: {getattr(error, 'strerror', None) or error}")
+        sys.exit(
+            f"{getattr(error, 'filename', None) or 'the stream'}: {getattr(error, 'strerror', None) or error}"
+        )
