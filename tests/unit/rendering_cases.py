@@ -37,9 +37,12 @@ def rendered(case: str) -> Rendered:
 
 
 def tree(result: Rendered) -> dict[str, bytes]:
-    """Return every file by `NODE/PATH`, with modes and units as files of their own."""
+    """Return every file by `NODE/PATH`, with modes and units as files of their own.
+
+    Absolute paths stand below `NODE/_root`.
+    """
     files = {
-        f"{node}/{path}": file.content
+        f"{node}/_root{path}" if path.startswith("/") else f"{node}/{path}": file.content
         for node, of_node in result.files.items()
         for path, file in of_node.items()
     }
@@ -48,7 +51,10 @@ def tree(result: Rendered) -> dict[str, bytes]:
         for node, of_node in result.files.items()
     }
     files["modes.json"] = (json.dumps(modes, indent=1, sort_keys=True) + "\n").encode()
-    units = [asdict(unit) for unit in result.units]
+    units = [
+        {key: value for key, value in asdict(unit).items() if (key, value) != ("user", "")}
+        for unit in result.units
+    ]
     files["units.json"] = (json.dumps(units, indent=1, sort_keys=True) + "\n").encode()
     return files
 

@@ -44,7 +44,7 @@ def all_settings(result: Rendered) -> dict[tuple[str, str, str], str]:
         for path, file in files.items():
             if path.endswith(".xml"):
                 pairs = xml_of(result, node, path)
-            elif path.endswith(".conf"):
+            elif path.endswith(".conf") and not path.startswith("/"):
                 pairs = properties_of(file.content)
             else:
                 continue

@@ -60,11 +60,16 @@ def _daemon(inputs: Inputs, name: str, daemon: str) -> Unit:
         name=daemon,
         node=name,
         argv=daemon_argv(inputs, name, daemon, heap_mib, MAIN_CLASSES[daemon]),
-        environment=environment(inputs, name, inputs.placement.login),
+        environment=environment(inputs, name, _hadoop_user(inputs, daemon)),
         reads=_READS[daemon],
         directory=layout.unit_directory(node.paths, daemon),
         after=_AFTER.get(daemon, ()),
+        user="" if inputs.spec.is_local else _hadoop_user(inputs, daemon),
     )
+
+
+def _hadoop_user(inputs: Inputs, daemon: str) -> str:
+    return inputs.hdfs_superuser if daemon in ("namenode", "datanode") else inputs.yarn_admin
 
 
 def daemon_argv(
@@ -85,7 +90,7 @@ def daemon_argv(
         marker(inputs, name, unit),
         # Nobody else's /tmp: private, on the disk, and emptied with the unit.
         f"-Djava.io.tmpdir={layout.unit_directory(node.paths, flags_of or unit)}",
-        f"-Drpicluster.log={layout.log_file(node.paths, unit)}",
+        f"-Drpicluster.log={layout.log_file(node.paths, flags_of or unit, unit)}",
         "-cp",
         f"{node.paths.conf}/hadoop:{node.paths.runtime}/hadoop/*",
         main_class,
@@ -125,5 +130,5 @@ def checkpoint_command(inputs: Inputs) -> tuple[str, ...]:
     heap_mib = inputs.node_sizes(inputs.manager).daemons["namenode"].heap_mib
     main = "org.apache.hadoop.hdfs.server.namenode.SecondaryNameNode"
     return daemon_argv(
-        inputs, inputs.manager, "checkpoint", heap_mib, main, "-checkpoint", "force", flags_of="namenode"
+        inputs, inputs.manager, layout.CHECKPOINT, heap_mib, main, "-checkpoint", "force", flags_of="namenode"
     )

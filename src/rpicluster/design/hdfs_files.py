@@ -150,9 +150,12 @@ def _namenode(inputs: Inputs, name: str) -> Iterator[Setting]:
         False,
         "Addresses need no reverse DNS; dfs.hosts decides.",
     )
-    yield setting(
-        "dfs.permissions.superusergroup", "rpicluster", "Members of this login group may do everything."
-    )
+    if inputs.spec.is_local:
+        group, why = layout.GROUP, "Members of this login group may do everything."
+    else:
+        group = layout.HDFS_USER
+        why = "Members of a login group of this name on the manager may do everything; there is none."
+    yield setting("dfs.permissions.superusergroup", group, why)
     yield setting(
         "dfs.webhdfs.rest-csrf.enabled", True, "A web page open in a browser cannot write through WebHDFS."
     )

@@ -2,12 +2,15 @@
 
 from dataclasses import dataclass
 
+from rpicluster.design import layout
 from rpicluster.design.sizes import NodeSizes, Sizes
 from rpicluster.model.facts import NodePaths, NodePlacement, Placement
-from rpicluster.model.spec import ClusterSpec
+from rpicluster.model.ports import EXECUTOR_PORT
+from rpicluster.model.spec import ClusterSpec, NodeSpec
 
 LOOPBACK = "127.0.0.1"
 _SESSION_STRIDE = 10
+_EXECUTOR_PORTS_MIN, _EXECUTOR_PORTS_MAX = 16, 200
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,8 @@ class Inputs:
         for node in spec.nodes:
             if node.name not in placement.nodes or node.name not in sizes.nodes:
                 raise ValueError(f"node {node.name!r} has no placement or no sizes")
+            if not spec.is_local and not inputs.paths(node.name).per_unit:
+                raise ValueError(f"node {node.name!r}: paths on a real node need per_unit, see NodePaths")
         runtimes = {inputs.paths(node.name).runtime for node in spec.nodes}
         if len(runtimes) != 1:
             # spark.yarn.jars=local:… is one path for all nodes.
@@ -36,6 +41,11 @@ class Inputs:
                     f"two DataNodes reach the NameNode as {source}; on one machine `datanode_data` must "
                     "differ"
                 )
+        if not spec.is_local:
+            for user in sorted(
+                {"root", layout.HDFS_USER, layout.YARN_USER, layout.TUNNEL_USER}.intersection(spec.users)
+            ):
+                raise ValueError(f"users: {user!r} cannot have a session: that login is not a person's")
         if len(inputs.users) > sizes.sessions_max:
             raise ValueError(
                 f"{len(inputs.users)} users want a session each, and {inputs.manager} holds "
@@ -67,6 +77,10 @@ class Inputs:
         """Return where node `name` stands."""
         return self.placement.nodes[name]
 
+    def spec_of(self, name: str) -> NodeSpec:
+        """Return what the spec says of node `name`."""
+        return next(node for node in self.spec.nodes if node.name == name)
+
     def paths(self, name: str) -> NodePaths:
         """Return the directories of node `name`."""
         return self.placement.nodes[name].paths
@@ -85,6 +99,27 @@ class Inputs:
         ports = self.placement.nodes[self.manager].ports
         pinned = ports.get(f"{user}.{port}")
         return ports[port] + _SESSION_STRIDE * self.users.index(user) if pinned is None else pinned
+
+    @property
+    def hdfs_superuser(self) -> str:
+        """HDFS's superuser: whoever runs the NameNode."""
+        return self.placement.login if self.spec.is_local else layout.HDFS_USER
+
+    @property
+    def yarn_admin(self) -> str:
+        """Who may run YARN's admin commands: whoever runs the ResourceManager."""
+        return self.placement.login if self.spec.is_local else layout.YARN_USER
+
+    @property
+    def executor_ports(self) -> range:
+        """Where executors listen for one another on real nodes, all of a node's in one range.
+
+        Twice as many as the most that fit on a node: those that end still hold theirs.
+        """
+        size = self.sizes.executor.memory_mib
+        most = max(self.node_sizes(name).yarn_memory_mib // size for name in self.workers)
+        count = min(_EXECUTOR_PORTS_MAX, max(_EXECUTOR_PORTS_MIN, 2 * most))
+        return range(EXECUTOR_PORT, EXECUTOR_PORT + count)
 
     @property
     def hdfs(self) -> str:

@@ -7,10 +7,30 @@ DFS_HOSTS = "hadoop/dfs-hosts"
 YARN_HOSTS = "hadoop/yarn-hosts"
 KEEPER = "session/keeper"  # a directory of Python files
 
+# Who runs what on real nodes, where units are systemd's. The group says who belongs to the cluster's
+# services; it gives no rights in HDFS.
+HDFS_USER = "rpi-hdfs"
+YARN_USER = "rpi-yarn"
+TUNNEL_USER = "rpi-tunnel"
+GROUP = "rpicluster"
+SYSTEMD = "/etc/systemd/system"
+FIREWALL = "firewall.nft"
+CHECKPOINT = "checkpoint"
+
 # In HDFS.
 WAREHOUSE = "/warehouse"
 CONTAINER_LOGS = "/logs"
 LOGS_KEPT_S = 7 * 86400
+
+
+def systemd_unit(name: str) -> str:
+    """Return the name of the systemd service of a unit; by it a node's processes are known as ours."""
+    return f"rpicluster-{name}.service"
+
+
+def systemd_file(name: str) -> str:
+    """Return the file that tells systemd of a unit."""
+    return f"{SYSTEMD}/{systemd_unit(name)}"
 
 
 def session_unit(user: str) -> str:
@@ -73,9 +93,24 @@ def container_logs_directory(paths: NodePaths) -> str:
     return f"{paths.logs}/containers"
 
 
-def log_file(paths: NodePaths, unit: str) -> str:
-    """Return the log that a unit's own log4j2 writes and rolls."""
-    return f"{paths.logs}/{unit}.log"
+def logs_directory(paths: NodePaths, unit: str) -> str:
+    """Return the directory of a unit's logs; on real nodes its own, because rolling renames files in it."""
+    return f"{paths.logs}/{unit}" if paths.per_unit else paths.logs
+
+
+def log_file(paths: NodePaths, unit: str, log: str = "") -> str:
+    """Return the log `log` of a unit, by default the one that its own log4j2 writes and rolls."""
+    return f"{logs_directory(paths, unit)}/{log or unit}.log"
+
+
+def run_directory(paths: NodePaths, unit: str) -> str:
+    """Return the directory where a unit says how it is."""
+    return f"{paths.run}/{unit}" if paths.per_unit else paths.run
+
+
+def tunnel_keys(paths: NodePaths) -> str:
+    """Return the file of public keys that may tunnel; written by the edge, root's, 0644, never rendered."""
+    return f"{paths.conf}/tunnel-keys"
 
 
 def token_file(paths: NodePaths, user: str) -> str:
@@ -90,4 +125,5 @@ def connection_file(paths: NodePaths, user: str) -> str:
 
 def status_file(paths: NodePaths, user: str) -> str:
     """Return where the keeper says how the session is."""
-    return f"{paths.run}/{session_unit(user)}.json"
+    unit = session_unit(user)
+    return f"{run_directory(paths, unit)}/{unit}.json"

@@ -14,6 +14,7 @@ PATHS = NodePaths(
     logs="/var/log/rpicluster",
     run="/run/rpicluster",
     runtime="/opt/rpicluster/runtime",
+    per_unit=True,
 )
 JAVA_HOME = "/usr/lib/jvm/java-17-openjdk-arm64"
 PYTHON = "/usr/bin/python3"

@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Mapping
+from dataclasses import replace
 
 from rpicluster.design import (
     daemon_units,
@@ -13,6 +14,7 @@ from rpicluster.design import (
     yarn_files,
 )
 from rpicluster.design.inputs import Inputs
+from rpicluster.design.machine_files import machine_files
 from rpicluster.design.session_files import CONNECT, Launch
 from rpicluster.design.settings import HEADER, Setting, as_properties, as_xml
 from rpicluster.design.sizes import Sizes
@@ -41,9 +43,15 @@ def render(
     keeper = {layout.keeper_file(name): RenderedFile(source) for name, source in keeper_sources.items()}
     files[inputs.manager] |= {**_manager_files(inputs, launch), **keeper}
     sessions = tuple(session_files.session_unit(inputs, user, keeper) for user in inputs.users)
+    units = (*daemon_units.daemon_units(inputs), *sessions)
+    if not spec.is_local:
+        for name in files:
+            files[name] |= machine_files(inputs, name, units)
+        # What systemd is told of a unit is part of it: when that changes, the unit restarts.
+        units = tuple(replace(unit, reads=(*unit.reads, layout.systemd_file(unit.name))) for unit in units)
     return Rendered(
         files={name: dict(sorted(of_node.items())) for name, of_node in files.items()},
-        units=(*daemon_units.daemon_units(inputs), *sessions),
+        units=units,
         runtime_hash=runtime_hash,
     )
 

@@ -82,6 +82,7 @@ def session_unit(inputs: Inputs, user: str, keeper_files: Iterable[str]) -> Unit
         directory=layout.unit_directory(node.paths, name),
         after=("namenode", "resourcemanager", "datanode", "nodemanager"),
         stop_timeout_s=30,
+        user="" if inputs.spec.is_local else user,
     )
 
 
@@ -98,7 +99,7 @@ def keeper_settings(inputs: Inputs, user: str, launch: Launch) -> bytes:
         "environment": environment,
         "secret_environment": {"SPARK_CONNECT_AUTHENTICATE_TOKEN": layout.token_file(paths, user)},
         "directory": layout.unit_directory(paths, name),
-        "log": layout.log_file(paths, f"{name}-driver-output"),
+        "log": layout.log_file(paths, name, f"{name}-driver-output"),
         "doors": [
             {"kind": door, "host": LOOPBACK, "port": inputs.session_port(user, door)} for door in launch.doors
         ],
@@ -138,7 +139,7 @@ def driver_command(inputs: Inputs, user: str, launch: Launch) -> list[str]:
         daemon_units.IPV4,
         daemon_units.marker(inputs, inputs.manager, f"{name}-driver"),
         f"-Djava.io.tmpdir={layout.unit_directory(paths, name)}",
-        f"-Drpicluster.log={layout.log_file(paths, f'{name}-driver')}",
+        f"-Drpicluster.log={layout.log_file(paths, name, f'{name}-driver')}",
         f"-Dlog4j2.configurationFile={paths.conf}/spark/log4j2-driver.properties",
         "-cp",
         f"{paths.conf}/spark:{paths.conf}/hadoop:{paths.runtime}/jars/*",

@@ -125,9 +125,7 @@ def _network(inputs: Inputs) -> Iterator[Setting]:
         "spark.driver.host", address, "Executors come back to this address; a Pi's own name says 127.0.1.1."
     )
     yield setting("spark.driver.bindAddress", address, "Listens on the node's address only.")
-    yield setting(
-        "spark.port.maxRetries", 0, "A taken port is an error; Spark would silently take the next one."
-    )
+    yield from _ports(inputs)
     yield setting(
         "spark.authenticate",
         True,
@@ -153,6 +151,26 @@ def _network(inputs: Inputs) -> Iterator[Setting]:
         "Whose requests the session's page answers itself; it sends others to the ResourceManager. By "
         "default that "
         "is whatever the manager's host name resolves to, on Debian 127.0.1.1, from which nobody ever comes.",
+    )
+
+
+def _ports(inputs: Inputs) -> Iterator[Setting]:
+    if inputs.spec.is_local:
+        yield setting(
+            "spark.port.maxRetries", 0, "A taken port is an error; Spark would silently take the next one."
+        )
+        return
+    ports = inputs.executor_ports
+    yield setting(
+        "spark.blockManager.port",
+        ports.start,
+        "Executors listen for one another here and above, where the firewall guards; by default on any port.",
+    )
+    yield setting(
+        "spark.port.maxRetries",
+        len(ports) - 1,
+        "An executor takes the next port when others of its node hold this one. Drivers would do so, too: "
+        "the firewall guards as many above theirs.",
     )
 
 

@@ -21,6 +21,7 @@ class Unit:
     directory: str
     after: tuple[str, ...] = ()
     stop_timeout_s: int = 20
+    user: str = ""  # the login it runs as; "" on a local cluster: the one who runs it
 
 
 @dataclass(frozen=True)
@@ -29,13 +30,16 @@ class RenderedFile:
 
     content: bytes
     mode: int = 0o644
+    owner: str = "root"
+    group: str = "root"
 
 
 @dataclass(frozen=True)
 class Rendered:
     """Everything that will stand on every node.
 
-    `files[node][path]` has paths relative to the node's conf directory.
+    `files[node][path]` has paths relative to the node's conf directory, or absolute ones: what real nodes
+    need elsewhere.
     """
 
     files: dict[str, dict[str, RenderedFile]]

@@ -109,7 +109,7 @@ def _resourcemanager(inputs: Inputs, name: str) -> Iterator[Setting]:
     )
     yield setting(
         "yarn.admin.acl",
-        f"{inputs.placement.login} ",
+        f"{inputs.yarn_admin} ",
         "Who may run admin commands; the default is everybody.",
     )
     yield setting(

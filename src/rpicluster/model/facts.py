@@ -48,6 +48,11 @@ class NodePaths(_Model):
     logs: str
     run: str
     runtime: str
+    per_unit: bool = Field(
+        default=False,
+        description="every unit logs and reports in a directory of its own: on real nodes, where units are "
+        "different users",
+    )
 
 
 class NodePlacement(_Model):

@@ -25,3 +25,5 @@ SESSION_PORTS: dict[str, int] = {
     "spark_driver": 7078,
     "spark_blockmanager": 7079,
 }
+# The first of the ports of executors on real nodes: above those of 64 sessions, below the NameNode's.
+EXECUTOR_PORT = 7800
