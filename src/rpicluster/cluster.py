@@ -27,6 +27,7 @@ from rpicluster.errors import (
     Unreachable,
     UsageError,
 )
+from rpicluster.health.status import DEADLINE_S
 from rpicluster.model.facts import ClusterFacts, Placement
 from rpicluster.model.spec import ClusterSpec
 from rpicluster.model.specfile import parse_spec
@@ -35,6 +36,7 @@ from rpicluster.runtime import store
 from rpicluster.sites.local import LocalSite
 from rpicluster.sites.readiness import (
     DAEMONS_TIMEOUT_S,
+    PATIENCE_S,
     SESSION_TIMEOUT_S,
     Phases,
     first_missing,
@@ -276,7 +278,7 @@ class Cluster:
         phases.wait(
             "daemons",
             "HDFS and YARN",
-            lambda: first_missing(self._ask_parts()[:-1], without),
+            lambda: first_missing(self._ask_parts(PATIENCE_S)[:-1], without),
             timeout_s=DAEMONS_TIMEOUT_S,
             said="HDFS out of safe mode and all NodeManagers running",
         )
@@ -297,7 +299,7 @@ class Cluster:
         )
 
     def _session_missing(self) -> str | None:
-        part = self._ask_parts()[-1]
+        part = self._ask_parts(PATIENCE_S)[-1]
         if part.state != "ok":
             return part.detail
         with self.session() as session:
@@ -380,12 +382,12 @@ class Cluster:
         self._require_applied()
         return Status(self.name, self._ask_parts())
 
-    def _ask_parts(self) -> "tuple[Part, ...]":
+    def _ask_parts(self, deadline_s: float = DEADLINE_S) -> "tuple[Part, ...]":
         from rpicluster.health.probes import ClusterProbes
         from rpicluster.health.status import Part, ask_all
 
         try:
-            units = self.site.unit_states()
+            units = self.site.unit_states(deadline_s)
         except LocalEngineError as error:
             return (Part("supervisord", "this machine", "frozen", error.message),)
         probes = ClusterProbes(
@@ -397,7 +399,7 @@ class Cluster:
             self.site.session_report,
             self.site.is_frozen,
         )
-        return ask_all(probes.all())
+        return ask_all(probes.all(), deadline_s=deadline_s)
 
     def check_door(self) -> dict[str, Any]:
         """Ask the session's door; return Spark's version, the application and how long the answer took."""
@@ -446,6 +448,8 @@ def running_clusters() -> list[str]:
     for name in cluster_names(state_root()):
         with contextlib.suppress(SpecError, UsageError, LocalEngineError):
             cluster = Cluster.find(name)
-            if cluster.spec.is_local and any(unit.state == "running" for unit in cluster.site.unit_states()):
+            if cluster.spec.is_local and any(
+                unit.state == "running" for unit in cluster.site.unit_states(DEADLINE_S)
+            ):
                 running.append(name)
     return running

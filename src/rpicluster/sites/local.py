@@ -129,7 +129,7 @@ class LocalSite:
         report("destroy", "looking for what is left", 0.9)
         return place.leftovers()
 
-    def unit_states(self) -> Sequence[UnitState]:
+    def unit_states(self, deadline_s: float) -> Sequence[UnitState]:
         """Return what supervisord says."""
         return self.place.statuses()
 

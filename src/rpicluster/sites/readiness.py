@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 # A Pi with an SD card that starts everything at once needs minutes; a laptop seconds.
 DAEMONS_TIMEOUT_S = 180.0
 SESSION_TIMEOUT_S = 300.0
+PATIENCE_S = 8.0  # with one part's answer, while everything starts at once
 _JOB_TIMEOUT_S = 120.0
 # Long enough that a second executor is asked for and gets its share: it is one second behind the first.
 _JOB = "SELECT sum(hash(id, 'rpicluster') % 1000) AS total, count(*) AS rows FROM range(0, {rows}, 1, 64)"

@@ -364,10 +364,10 @@ class RemoteSite:
 
     # -- asking ----------------------------------------------------------------------------------------
 
-    def unit_states(self) -> Sequence[UnitState]:
+    def unit_states(self, deadline_s: float) -> Sequence[UnitState]:
         """Ask systemd on every node; a node that does not answer has its units down."""
         wanted = self._units_by_node()
-        units, unreachable = self.place.statuses(wanted)
+        units, unreachable = self.place.statuses(wanted, deadline_s=deadline_s)
         silent = [
             RemoteUnit(node, unit, "failed", None, why)
             for node, why in unreachable.items()

@@ -86,8 +86,8 @@ class Site(Protocol):
         """Remove everything; return what is left all the same, in words."""
         ...
 
-    def unit_states(self) -> Sequence[UnitState]:
-        """Return every unit's state, within 2 s whatever is dead."""
+    def unit_states(self, deadline_s: float) -> Sequence[UnitState]:
+        """Return every unit's state, within `deadline_s` and a little, whatever is dead."""
         ...
 
     def is_frozen(self, pid: int) -> bool:

@@ -20,6 +20,7 @@ from rpicluster.nodes.ansible.rundir import forget_secrets, playbooks
 DEADLINE_S = 3600.0  # apt on a Pi with a slow card and a slow line
 _LOOK_S = 0.2
 _GRACE_S = 2.0
+_ALL_ITEMS = "All items completed"  # what Ansible says of a loop in which one item failed
 
 
 @dataclass
@@ -33,9 +34,8 @@ class Outcome:
     def error(self, node: str) -> AnsibleFailed:
         """Return the failure of a node as an error."""
         event = self.failed[node]
-        said = event.message or next(
-            (e.message for e in reversed(self.events) if e.node == node and e.status == "item-failed"), ""
-        )
+        of_items = (e.message for e in reversed(self.events) if e.node == node and e.status == "item-failed")
+        said = next(of_items, "") if event.message.startswith(_ALL_ITEMS) else event.message
         return AnsibleFailed(
             f"{node}: {event.step}: {said or event.status}",
             node=node,
@@ -105,6 +105,7 @@ def _follow(
     log: Path,
     deadline: float,
 ) -> None:
+    events = log.with_name("events.jsonl")
     lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
     assert process.stdout is not None  # noqa: S101  opened as a pipe
     threading.Thread(target=_read, args=(process.stdout, lines), daemon=True).start()
@@ -125,6 +126,8 @@ def _follow(
             with log.open("ab") as file:
                 file.write(line)
             continue
+        with events.open("ab") as file:
+            file.write(line)
         outcome.events.append(event)
         if event.is_failure:
             outcome.failed[event.node] = event

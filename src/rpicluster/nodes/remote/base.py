@@ -22,10 +22,20 @@ def base_of(inputs: Inputs, name: str, machine: MachineFacts | None) -> Base:
         directories=tuple(
             {**asdict(directory), "mode": f"{directory.mode:04o}"} for directory in directories(inputs, name)
         ),
-        hosts_block=hosts_block(inputs),
+        hosts_block=_of_others(hosts_block(inputs), name),
         boot_file=_boot_file(machine),
         packages=packages(machine) if machine is not None else (),
     )
+
+
+def _of_others(block: str, name: str) -> str:
+    """Return the lines for /etc/hosts without the node's own.
+
+    Hadoop looks up the name of its own address, and listens on what that name leads to. With its own line here,
+    that is its name, which Debian's line `127.0.1.1 NAME` leads to loopback (seen on a rack: NameNode and
+    NodeManager on 127.0.1.1); without it, the address stays an address.
+    """
+    return "".join(line for line in block.splitlines(keepends=True) if line.split()[1] != name)
 
 
 def _boot_file(machine: MachineFacts | None) -> str:

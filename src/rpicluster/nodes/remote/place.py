@@ -125,7 +125,9 @@ class RemotePlace:
 
     # -- what runs -------------------------------------------------------------------------------------
 
-    def statuses(self, units: Mapping[str, tuple[str, ...]]) -> tuple[list[RemoteUnit], dict[str, str]]:
+    def statuses(
+        self, units: Mapping[str, tuple[str, ...]], *, deadline_s: float = _STATUS_DEADLINE_S
+    ) -> tuple[list[RemoteUnit], dict[str, str]]:
         """Return the state of `units`, names by node, and why nodes do not answer; within 1.3 s."""
 
         def ask(node: str) -> list[RemoteUnit]:
@@ -137,7 +139,7 @@ class RemotePlace:
                 self.nodes.targets[node],
                 ["systemctl", "show", "-p", properties, *names],
                 node=node,
-                deadline_s=_STATUS_DEADLINE_S,
+                deadline_s=deadline_s,
             )
             found = read_units(answer.decode(errors="replace"))
             return [_unit(node, unit, found.get(f"rpicluster-{unit}.service")) for unit in units[node]]

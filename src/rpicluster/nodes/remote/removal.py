@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from rpicluster.design import firewall, layout
+from rpicluster.design import environment_files, firewall, layout, sshd_files, systemd_units
 from rpicluster.design.preview import PATHS
 from rpicluster.errors import RpiclusterError
 from rpicluster.model.machine import MachineFacts
@@ -24,6 +24,17 @@ DIRECTORIES = (
     "/var/tmp/rpicluster",
 )
 USERS = (layout.HDFS_USER, layout.YARN_USER, layout.TUNNEL_USER)
+# What an `up` that broke off before it wrote its manifest may have left.
+_UNITS = tuple(
+    layout.systemd_unit(name)
+    for name in ("namenode", "datanode", "resourcemanager", "nodemanager", layout.CHECKPOINT, "firewall")
+) + (systemd_units.TIMER,)
+_FILES = (
+    environment_files.PROFILE,
+    environment_files.USER_SERVICES,
+    environment_files.SYSCTL,
+    sshd_files.SSHD,
+)
 _OURS = ("rpicluster", "rpi-hdfs", "rpi-yarn", "rpi-tunnel")
 Inventory = dict[str, list[str]]
 
@@ -67,11 +78,12 @@ def take_away(
 
 def _orders(machine: MachineFacts | None) -> dict[str, Any]:
     listed = list(machine.manifest.files) if machine is not None and machine.manifest is not None else []
+    units = [path.rpartition("/")[2] for path in listed if path.startswith(f"{layout.SYSTEMD}/rpicluster-")]
     return {
-        "unit_pattern": "rpicluster-*",
+        "units": sorted({*units, *_UNITS}),
         "users": list(USERS),
         "group": layout.GROUP,
-        "files": [path for path in listed if not path.startswith(f"{layout.SYSTEMD}/rpicluster-")],
+        "files": sorted({*listed, *(f"{layout.SYSTEMD}/{unit}" for unit in (*units, *_UNITS)), *_FILES}),
         "directories": list(DIRECTORIES),
         "firewall_tables": [firewall.TABLE],
     }

@@ -5,13 +5,15 @@ connection serves every command and R, and a second request for the same forward
 """
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import socket
 import subprocess
-import tempfile
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from rpicluster.errors import RpiclusterError, Unreachable
@@ -40,6 +42,7 @@ class Tunnel:
         name = hashlib.sha256(os.fsencode(record)).hexdigest()[:16]
         self._socket = ssh.control / f"tunnel-{name}"
         self._opened: dict[tuple[str, int], int] = {}
+        self._alone = threading.Lock()
 
     def local_port(self, host: str, port: int, *, wanted: int | None = None) -> int:
         """Return the port on 127.0.0.1 that leads to `host:port` as the manager sees it.
@@ -47,14 +50,25 @@ class Tunnel:
         `wanted` is the number it must have; without it one is chosen once and kept. Raises Unreachable,
         NodeUnreachable and their kin when there is no way, with what to do about it.
         """
-        known = self._opened.get((host, port))
-        if known is not None:
-            return known
-        self._ensure_open()
-        local = wanted or self._chosen(host, port)
-        self._forward(local, host, port)
-        self._opened[host, port] = local
-        return local
+        with self._alone:
+            if not self._socket.exists():  # ssh has ended, and removed it
+                self._opened.clear()
+            known = self._opened.get((host, port))
+            if known is not None:
+                return known
+            with self._only_command():
+                self._ensure_open()
+                local = wanted or self._chosen(host, port)
+                self._forward(local, host, port)
+            self._opened[host, port] = local
+            return local
+
+    @contextlib.contextmanager
+    def _only_command(self) -> Iterator[None]:
+        """Keep other commands of this cluster from opening a second connection meanwhile."""
+        with self._record.with_suffix(".lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     def close(self) -> None:
         """End the connection, if there is one."""
@@ -70,31 +84,31 @@ class Tunnel:
     def _ensure_open(self) -> None:
         if self._opened or self.is_open:
             return
-        with tempfile.TemporaryDirectory(prefix="rpicluster-ssh-") as scratch:
-            log = Path(scratch) / "log"
-            key = ["-i", str(self._key), "-o", "IdentitiesOnly=yes"] if self._key else []
-            shared = self._ssh.shared_options(self._target)
-            # The first value of an option counts: a connection of its own, which stays until it is ended.
-            own = ["-o", "ControlMaster=yes", "-o", f"ControlPath={self._socket}", "-o", "ControlPersist=no"]
-            line = ["ssh", *own, *key, "-E", str(log), "-f", "-N", *shared, "--", self._target.host]
-            try:
-                done = subprocess.run(
-                    line,
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
-                    env={**os.environ, "LC_ALL": "C", "SSH_ASKPASS_REQUIRE": "never"},
-                    start_new_session=True,
-                    timeout=_OPEN_S,
-                    check=False,
-                )
-            except subprocess.TimeoutExpired:
-                raise Unreachable(
-                    f"no tunnel to {self._node} within {_OPEN_S:.0f} s",
-                    hint=f"does a login work? {failures.login_command(self._target)}",
-                ) from None
-            if done.returncode != 0 and not self.is_open:  # another command may have opened it meanwhile
-                raise failures.explain(log.read_text(errors="replace"), self._target, self._node)
+        # A log of its own, from now on: the connection outlives this command.
+        log = self._record.with_suffix(".log")
+        log.unlink(missing_ok=True)
+        key = ["-i", str(self._key), "-o", "IdentitiesOnly=yes"] if self._key else []
+        # The first value of an option counts: a connection of its own, which stays until it is ended.
+        own = ["-o", "ControlMaster=yes", "-o", f"ControlPath={self._socket}", "-o", "ControlPersist=no"]
+        line = ["ssh", *own, *key, "-E", str(log), "-f", "-N", *self._ssh.shared_options(self._target)]
+        try:
+            done = subprocess.run(
+                [*line, "--", self._target.host],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env={**os.environ, "LC_ALL": "C", "SSH_ASKPASS_REQUIRE": "never"},
+                start_new_session=True,
+                timeout=_OPEN_S,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise Unreachable(
+                f"no tunnel to {self._node} within {_OPEN_S:.0f} s",
+                hint=f"does a login work? {failures.login_command(self._target)}",
+            ) from None
+        if done.returncode != 0:
+            raise failures.explain(log.read_text(errors="replace"), self._target, self._node)
 
     def _forward(self, local: int, host: str, port: int) -> None:
         done = self._tell("forward", "-L", f"{LOOPBACK}:{local}:{_bracketed(host)}:{port}")

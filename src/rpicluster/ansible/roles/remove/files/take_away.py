@@ -1,10 +1,9 @@
 """Runs on a node as root: stops rpicluster's units, ends what its users still run, removes files and rules.
 
-Reads {"unit_pattern", "users": [...], "group", "files": [...], "directories": [...], "firewall_tables": [...]} from
+Reads {"units": [...], "users": [...], "group", "files": [...], "directories": [...], "firewall_tables": [...]} from
 stdin. Safe to repeat. Prints {"removed": [...]}. Needs Python 3.8.
 """
 
-import glob
 import json
 import os
 import pwd
@@ -31,7 +30,7 @@ def said(*argv):
 
 def main(wanted):
     """Take everything away; return what was there."""
-    removed = stop_units(wanted["unit_pattern"])
+    removed = stop_units(wanted["units"])
     for user in wanted["users"]:
         removed += end_processes(user)
     for path in wanted["files"]:
@@ -50,27 +49,24 @@ def main(wanted):
             said("nft", "delete", "table", *table.split())
             removed.append(table)
     said("systemctl", "daemon-reload")
-    said("systemctl", "reset-failed", wanted["unit_pattern"])
+    said("systemctl", "reset-failed", *wanted["units"])
     return removed
 
 
-def stop_units(pattern):
-    """Stop and disable every unit of a pattern, also those whose files are gone already."""
-    files = {os.path.basename(path) for path in glob.glob(f"/etc/systemd/system/{pattern}")}
-    _, listed = said("systemctl", "list-units", "--all", "--plain", "--no-legend", "--full", pattern)
-    units = sorted(files | {line.split()[0] for line in listed.splitlines() if line.strip()})
-    if units:
-        said("systemctl", "disable", "--now", "--no-block", *units)
-        status, words = said("systemctl", "stop", *units)
+def stop_units(names):
+    """Stop and disable units, also those whose files are gone already; return those that were there."""
+    there = []
+    for name in names:
+        if said("systemctl", "is-enabled", name)[1].strip() == "enabled":
+            there.append(name)
+            said("systemctl", "disable", name)
+        elif said("systemctl", "is-active", name)[1].strip() != "inactive":
+            there.append(name)
+    if there:
+        status, words = said("systemctl", "stop", *there)
         if status != 0 and "not loaded" not in words:
             sys.exit(f"systemctl stop: {words.strip()}")
-    for name in files:
-        path = f"/etc/systemd/system/{name}"
-        if os.path.isdir(path):
-            shutil.rmtree(path)
-        else:
-            os.unlink(path)
-    return units
+    return there
 
 
 def end_processes(user):
