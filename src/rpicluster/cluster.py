@@ -178,7 +178,7 @@ class Cluster:
         }
 
     def plan(self, *, texts: bool = False) -> Plan:
-        """Compare with what is there; changes nothing. With `texts`, changed files carry what they say now."""
+        """Compare with what is there; changes nothing. With `texts`, files that change carry their text."""
         return self.site.plan(self.rendered, self.sizes, texts=texts)
 
     @property

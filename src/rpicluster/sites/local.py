@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class LocalSite:
-    """This machine; see `site.Site`."""
+    """Virtual nodes on this machine; see `site.Site`."""
 
     def __init__(self, spec: ClusterSpec) -> None:
         """Stand for the virtual nodes of `spec`; nothing is looked up yet."""

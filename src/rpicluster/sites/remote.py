@@ -263,7 +263,7 @@ class RemoteSite:
             yield
 
     def carry_out(self, plan: Plan, rendered: Rendered, sizes: Sizes, *, report: Report) -> None:
-        """Carry the plan out but for starting sessions; nodes that fail are left out, unless it is the manager."""
+        """Carry the plan out but for starting sessions; nodes that fail are left out, but not the manager."""
         self._changed = Changed()
         self.state.remember(users=list(self.spec.users), placement=self.placement.model_dump())
         if not plan.steps:

@@ -55,7 +55,7 @@ class Site(Protocol):
         ...
 
     def plan(self, rendered: Rendered, sizes: Sizes, *, texts: bool = False) -> Plan:
-        """Compare with what is there; changes nothing. With `texts`, what changed files say now is fetched."""
+        """Compare with what is there; changes nothing. With `texts`, files that change carry their text."""
         ...
 
     def changing(self, command: str) -> AbstractContextManager[None]:

@@ -13,7 +13,8 @@ DOCUMENTATION = """
     type: stdout
     short_description: JSON lines for rpicluster
     description:
-      - Prints events named play, task, result and end; a result has node, status, changed, seconds and message.
+      - Prints events named play, task, result and end.
+      - A result has node, status, changed, seconds and message.
 """
 
 MESSAGE_CHARACTERS = 2000

@@ -198,11 +198,12 @@ def cluster_yml(
     ]
     for place, (node, address) in enumerate(zip(nodes, addresses, strict=True)):
         roles = ["manager", "worker"] if len(nodes) == 1 else ["worker"] if place else ["manager"]
+        config = json.dumps(str(folder / "ssh_config"))
         cores = host_cores if node.cpus is None else min(host_cores, max(1, -(-node.cpus // 1)))
         lines += [
             f"  - name: {node.name}",
             f"    roles: [{', '.join(roles)}]",
-            f"    ssh: {{host: {address.v4}, user: {USER}, config: {json.dumps(str(folder / 'ssh_config'))}}}",
+            f"    ssh: {{host: {address.v4}, user: {USER}, config: {config}}}",
             f"    hardware: {{memory: {format_memory(node.memory_mib)}, cores: {int(cores)}}}",
         ]
     return "\n".join(lines) + "\n"

@@ -31,9 +31,9 @@ def base_of(inputs: Inputs, name: str, machine: MachineFacts | None) -> Base:
 def _of_others(block: str, name: str) -> str:
     """Return the lines for /etc/hosts without the node's own.
 
-    Hadoop looks up the name of its own address, and listens on what that name leads to. With its own line here,
-    that is its name, which Debian's line `127.0.1.1 NAME` leads to loopback (seen on a rack: NameNode and
-    NodeManager on 127.0.1.1); without it, the address stays an address.
+    Hadoop looks up the name of its own address, and listens on what that name leads to. With its own line
+    here, that is its name, which Debian's line `127.0.1.1 NAME` leads to loopback (seen on a rack: NameNode
+    and NodeManager on 127.0.1.1); without it, the address stays an address.
     """
     return "".join(line for line in block.splitlines(keepends=True) if line.split()[1] != name)
 

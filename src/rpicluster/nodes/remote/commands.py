@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Nodes:
-    """The nodes of a cluster, and how root commands get there; passwords of sudo by node where it wants one."""
+    """The nodes of a cluster, and how root commands get there; `passwords` are sudo's, where it wants one."""
 
     targets: Mapping[str, SshTarget]
     ssh: OpenSsh

@@ -68,7 +68,7 @@ def _namenode(machine: MachineFacts | None, file_system: str) -> Literal["empty"
 def refusals(
     machines: Mapping[str, MachineFacts | None], *, cluster: str, cluster_id: str
 ) -> tuple[str, ...]:
-    """Return why nodes must not be touched: another cluster's, somebody's Hadoop, two names for one machine."""
+    """Return why nodes must not be touched: another cluster's, somebody's Hadoop, one machine twice."""
     found = []
     by_machine: dict[str, list[str]] = {}
     for name, machine in machines.items():

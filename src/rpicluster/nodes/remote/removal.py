@@ -21,14 +21,11 @@ DIRECTORIES = (
     PATHS.run,
     "/opt/rpicluster",
     "/run/rpicluster-lock.json",
-    "/var/tmp/rpicluster",
 )
 USERS = (layout.HDFS_USER, layout.YARN_USER, layout.TUNNEL_USER)
 # What an `up` that broke off before it wrote its manifest may have left.
-_UNITS = tuple(
-    layout.systemd_unit(name)
-    for name in ("namenode", "datanode", "resourcemanager", "nodemanager", layout.CHECKPOINT, "firewall")
-) + (systemd_units.TIMER,)
+_DAEMONS = ("namenode", "datanode", "resourcemanager", "nodemanager", layout.CHECKPOINT, "firewall")
+_UNITS = (*(layout.systemd_unit(name) for name in _DAEMONS), systemd_units.TIMER)
 _FILES = (
     environment_files.PROFILE,
     environment_files.USER_SERVICES,
@@ -46,7 +43,7 @@ def take_away(
     *,
     report: Callable[[str, str, float], None],
 ) -> tuple[dict[str, list[str]], dict[str, RpiclusterError]]:
-    """Remove the cluster from every node of `machines`; return what is left all the same, and errors, by node."""
+    """Remove the cluster from every node of `machines`; return what is left, and errors, by node."""
     names = [name for name, machine in machines.items() if machine is not None]
     before, failed = nodes.each(lambda node: _kept_inventory(nodes, node), names)
     reachable = [name for name in names if name not in failed]

@@ -120,9 +120,9 @@ class Tunnel:
                 "program listens there",
                 hint=f"see which, and end it: ss -tlnp 'sport = :{local}'",
             )
-        said = done.stderr.strip().splitlines()
+        said = [*done.stderr.strip().splitlines(), "no reason given"][0]
         raise Unreachable(
-            f"ssh does not forward {host}:{port} through {self._node}: {said[-1] if said else 'no reason given'}",
+            f"ssh does not forward {host}:{port} through {self._node}: {said}",
             hint=f"is forwarding allowed there? {failures.login_command(self._target)} sudo sshd -T",
         )
 

@@ -1,11 +1,11 @@
-"""Runs on a node as root: receives the runtime as a tar stream, passes it on, checks every file, renames it in.
+"""Runs on a node as root: receives the runtime as a tar stream, passes it on, checks it, renames it in.
 
 The first line of stdin is JSON: {"folder": where it goes, "manifest_sha256", "address": of this node,
 "listen": {"token"} or null to read the stream from stdin, "next": {"address", "port", "token"} or null}.
-Prints `port N`, `bytes N`, `next-failed WHY`, and at the end `done`. Needs Python 3.8 and nothing else.
+Prints `port N`, `bytes N`, `next-failed WHY`, and at the end `done`. Needs Python 3.8.
 
-Between nodes the stream is plain TCP: it holds public software only, and what arrives is checked against a hash
-that came over SSH.
+Between nodes the stream is plain TCP: it holds public software only, and what arrives is checked against a
+hash that came over SSH.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""Runs on a node as root: lists what a cluster could leave behind, as JSON. Writes nothing. Needs Python 3.8."""
+"""Runs on a node as root: lists what a cluster could leave behind, as JSON. Writes nothing."""
 
 import json
 import os

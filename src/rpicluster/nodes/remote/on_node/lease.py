@@ -1,7 +1,8 @@
 """Runs on the manager as root: takes, renews or gives back the right to change the cluster.
 
-Reads {"path", "do": "take" | "give", "holder": {...}, "lasts_s"} from stdin. Whoever holds it is named in the file;
-it ends by itself after `lasts_s` seconds by the manager's own clock, so that a laptop that died blocks nobody for long.
+Reads {"path", "do": "take" | "give", "holder": {...}, "lasts_s"} from stdin. Whoever holds it is named in the
+file; it ends by itself after `lasts_s` seconds by the manager's own clock, so that a laptop that died blocks
+nobody for long.
 Prints {"held": true} or {"held": false, "by": {...}, "ends_in_s"}. Needs Python 3.8.
 """
 

@@ -1,7 +1,7 @@
 """Runs on the manager as root: lets a laptop's key tunnel, and makes and tells the tokens of sessions.
 
-Reads {"tunnel_keys": path, "key": line, "tokens": {user: {"path", "token"}}} from stdin. A token that is there stays.
-Prints {user: token}. Needs Python 3.8.
+Reads {"tunnel_keys": path, "key": line, "tokens": {user: {"path", "token"}}} from stdin. A token that is
+there stays. Prints {user: token}. Needs Python 3.8.
 """
 
 import json

@@ -5,7 +5,7 @@
  "remove": ["/path"], "keep": ["/directory/that/may/become/empty"]}
 
 Each file is written beside its place, made durable, and renamed; one that is right already is not touched.
-Prints {"changed": [paths]}. Needs Python 3.8 and nothing else.
+Prints {"changed": [paths], "reload": [who must read something again]}. Needs Python 3.8 and nothing else.
 """
 
 import base64
@@ -16,6 +16,8 @@ import pwd
 import stat
 import sys
 import tempfile
+
+READERS = {"/etc/systemd/": "systemd", "/etc/sysctl.d/": "sysctl", "/etc/ssh/": "sshd"}
 
 
 def place(document):
@@ -120,7 +122,11 @@ def sync(folder):
 
 if __name__ == "__main__":
     try:
-        print(json.dumps({"changed": place(json.load(sys.stdin))}))
+        paths = place(json.load(sys.stdin))
+        readers = sorted(
+            {reader for top, reader in READERS.items() for path in paths if path.startswith(top)}
+        )
+        print(json.dumps({"changed": paths, "reload": readers}))
     except KeyError as error:
         sys.exit("the node has no such user or group: %s" % error)
     except OSError as error:

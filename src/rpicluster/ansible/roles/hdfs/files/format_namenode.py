@@ -1,8 +1,9 @@
 """Runs on the manager as root: makes an empty file system exactly once, never over anything.
 
-Reads {"argv": [...], "environment": {...}, "user", "group", "directory", "name_directory", "cluster_id"}. Hadoop
-formats a directory beside the final one, which is then renamed: the final name holds a whole image or nothing, and
-rename(2) itself refuses a target that is not empty. Prints `formatted` or `there already`. Needs Python 3.8.
+Reads {"argv": [...], "environment": {...}, "user", "group", "directory", "name_directory", "cluster_id"}.
+Hadoop formats a directory beside the final one, which is then renamed: the final name holds a whole image or
+nothing, and rename(2) itself refuses a target that is not empty. Prints `formatted` or
+`there already`. Needs Python 3.8.
 """
 
 import json

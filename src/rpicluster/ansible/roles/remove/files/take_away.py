@@ -1,7 +1,7 @@
 """Runs on a node as root: stops rpicluster's units, ends what its users still run, removes files and rules.
 
-Reads {"units": [...], "users": [...], "group", "files": [...], "directories": [...], "firewall_tables": [...]} from
-stdin. Safe to repeat. Prints {"removed": [...]}. Needs Python 3.8.
+Reads {"units": [...], "users": [...], "group", "files": [...], "directories": [...],
+"firewall_tables": [...]} from stdin. Safe to repeat. Prints {"removed": [...]}. Needs Python 3.8.
 """
 
 import json
