@@ -94,7 +94,7 @@ def test_plan_shows_everything_and_writes_nothing(cluster: ClusterUnderTest) -> 
 
 def test_up_ends_with_a_job_that_ran_on_both_workers(cluster: ClusterUnderTest) -> None:
     document = json.loads(cluster.rpicluster("up", "--yes", "--json"))
-    assert "a job of 60 million rows ran on 2 workers" in document["timings_s"]
+    assert "a job of 20 million rows ran on 2 workers" in document["timings_s"]
 
 
 def test_a_query_is_answered_through_the_tunnel(cluster: ClusterUnderTest) -> None:

@@ -34,7 +34,7 @@ class UnitState(Protocol):
 
     @property
     def state(self) -> str:
-        """`running`, `stopped` or `failed`."""
+        """`running`, `stopped`, `failed`, or `unknown` where its node does not say."""
         ...
 
     @property
@@ -79,6 +79,8 @@ class ClusterProbes:
         status = next((s for s in self.units if (s.node, s.unit) == (node, unit)), None)
         if status is None:
             return "down", "it was never started"
+        if status.state == "unknown":
+            return None  # its node was not asked in time: what the daemon answers counts
         if status.state == "stopped":
             return "down", "it is stopped"
         if status.state == "failed" or status.pid is None:

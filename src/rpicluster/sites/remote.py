@@ -365,11 +365,11 @@ class RemoteSite:
     # -- asking ----------------------------------------------------------------------------------------
 
     def unit_states(self, deadline_s: float) -> Sequence[UnitState]:
-        """Ask systemd on every node; a node that does not answer has its units down."""
+        """Ask systemd on every node; of one that does not answer, what its daemons say must do."""
         wanted = self._units_by_node()
         units, unreachable = self.place.statuses(wanted, deadline_s=deadline_s)
         silent = [
-            RemoteUnit(node, unit, "failed", None, why)
+            RemoteUnit(node, unit, "unknown", None, why)
             for node, why in unreachable.items()
             for unit in wanted[node]
         ]

@@ -5,7 +5,7 @@ import json
 import tarfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from rpicluster.design import layout
 from rpicluster.design.plan import Action, Step
@@ -15,7 +15,7 @@ from rpicluster.model.machine import MachineFacts
 from rpicluster.model.spec import ClusterSpec
 from rpicluster.nodes.remote.commands import Nodes, node_script
 from rpicluster.nodes.remote.manifest import absolute, units_of
-from rpicluster.nodes.remote.observed import UnitState, unit_state
+from rpicluster.nodes.remote.observed import unit_state
 from rpicluster.nodes.remote.placement import target_of
 from rpicluster.nodes.remote.state import RemoteState
 from rpicluster.nodes.ssh.observe import Observation, observe_nodes
@@ -31,7 +31,7 @@ class RemoteUnit:
 
     node: str
     unit: str
-    state: UnitState
+    state: Literal["running", "stopped", "failed", "unknown"]
     pid: int | None
     detail: str = ""
 
