@@ -32,7 +32,14 @@ class ClusterUnderTest:
 
     def rpicluster(self, *arguments: str, code: int = 0) -> str:
         done = subprocess.run(
-            [sys.executable, "-m", "rpicluster", *arguments, "--cluster", str(self.rack.directory / "cluster.yml")],
+            [
+                sys.executable,
+                "-m",
+                "rpicluster",
+                *arguments,
+                "--cluster",
+                str(self.rack.directory / "cluster.yml"),
+            ],
             env=self.rack.environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -47,13 +54,17 @@ class ClusterUnderTest:
 
     def pids(self) -> dict[str, str]:
         return {
-            f"{unit} on {node}": self.on(node, "systemctl", "show", "-p", "MainPID", "--value", f"rpicluster-{unit}")
+            f"{unit} on {node}": self.on(
+                node, "systemctl", "show", "-p", "MainPID", "--value", f"rpicluster-{unit}"
+            )
             for node, units in UNITS.items()
             for unit in units
         }
 
     def manifests(self) -> dict[str, str]:
-        return {node: self.on(node, "stat", "-c", "%y", "/var/lib/rpicluster/manifest.json") for node in NODES}
+        return {
+            node: self.on(node, "stat", "-c", "%y", "/var/lib/rpicluster/manifest.json") for node in NODES
+        }
 
 
 def on(rack: RackUnderTest, node: str, *argv: str, code: int = 0, stdin: str = "") -> str:
@@ -70,7 +81,8 @@ def on(rack: RackUnderTest, node: str, *argv: str, code: int = 0, stdin: str = "
 
 def inventories(rack: RackUnderTest) -> dict[str, Inventory]:
     return {
-        node: json.loads(on(rack, node, "sudo", "python3", "-", stdin=node_script("inventory.py"))) for node in NODES
+        node: json.loads(on(rack, node, "sudo", "python3", "-", stdin=node_script("inventory.py")))
+        for node in NODES
     }
 
 
@@ -86,7 +98,9 @@ def cluster(make_rack: Callable[[str], RackUnderTest]) -> Iterator[ClusterUnderT
 def test_plan_shows_everything_and_writes_nothing(cluster: ClusterUnderTest) -> None:
     plan = json.loads(cluster.rpicluster("plan", "--json"))
     assert {step["node"] for step in plan["steps"]} == set(NODES)
-    assert {"prepare", "install-runtime", "write", "format", "start"} == {step["action"] for step in plan["steps"]}
+    assert {"prepare", "install-runtime", "write", "format", "start"} == {
+        step["action"] for step in plan["steps"]
+    }
     assert cluster.rpicluster("plan", "--exit-code", code=3)
     after = inventories(cluster.rack)
     assert {node: difference(cluster.before[node], after[node]) for node in NODES} == dict.fromkeys(NODES, [])
@@ -125,7 +139,9 @@ def test_a_file_that_somebody_changed_is_put_back_and_its_reader_restarted(clust
 
 def test_login_shells_and_units_have_the_variables(cluster: ClusterUnderTest) -> None:
     for node in NODES:
-        shell = cluster.on(node, "bash -lc 'echo $JAVA_HOME $SPARK_HOME $HADOOP_CONF_DIR; command -v spark-shell'")
+        shell = cluster.on(
+            node, "bash -lc 'echo $JAVA_HOME $SPARK_HOME $HADOOP_CONF_DIR; command -v spark-shell'"
+        )
         assert shell.split() == [
             cluster.on(node, "ls -d /usr/lib/jvm/java-17-openjdk-*"),
             "/opt/rpicluster/runtime",
@@ -153,14 +169,22 @@ def test_stop_and_start_keep_the_tables(cluster: ClusterUnderTest) -> None:
 def test_destroy_leaves_nothing_on_any_node(cluster: ClusterUnderTest) -> None:
     cluster.rpicluster("destroy", "--confirm", NAME)
     after = inventories(cluster.rack)
-    assert {node: _not_of_packages(difference(cluster.before[node], after[node])) for node in NODES} == dict.fromkeys(
-        NODES, []
-    )
+    assert {
+        node: _not_of_packages(difference(cluster.before[node], after[node])) for node in NODES
+    } == dict.fromkeys(NODES, [])
 
 
 def _not_of_packages(lines: list[str]) -> list[str]:
     """Leave out what Debian packages brought: `destroy` keeps them."""
-    packages = ("/etc/java", "/etc/ca-certificates", "/etc/default", "/etc/fonts", "/etc/nftables", "/var/lib/", "/tmp/")
+    packages = (
+        "/etc/java",
+        "/etc/ca-certificates",
+        "/etc/default",
+        "/etc/fonts",
+        "/etc/nftables",
+        "/var/lib/",
+        "/tmp/",
+    )
     return [line for line in lines if not line.partition(": ")[2].startswith(packages)]
 
 

@@ -47,7 +47,9 @@ nodes:
 """,
     "cluster.yml",
 )
-BASE = Base("rpicluster", (), ({"path": "/etc/rpicluster", "mode": "0755", "owner": "root", "group": "root"},), "")
+BASE = Base(
+    "rpicluster", (), ({"path": "/etc/rpicluster", "mode": "0755", "owner": "root", "group": "root"},), ""
+)
 
 
 def interface(name: str, *addresses: str, wireless: bool = False, hardware: bool = True) -> Interface:
@@ -114,7 +116,12 @@ def test_a_node_without_an_address_is_refused_with_its_name() -> None:
         ("trixie", (), "/usr/lib/jvm/java-21-openjdk-arm64", ("openjdk-21-jre-headless",)),
         ("bookworm", (("/opt/jdk21", 21),), "/opt/jdk21", ()),
         ("noble", (("/opt/jdk21", 21), ("/opt/jdk17", 17)), "/opt/jdk17", ()),
-        ("focal", (("/usr/lib/jvm/java-11", 11),), "/usr/lib/jvm/java-17-openjdk-arm64", ("openjdk-17-jre-headless",)),
+        (
+            "focal",
+            (("/usr/lib/jvm/java-11", 11),),
+            "/usr/lib/jvm/java-17-openjdk-arm64",
+            ("openjdk-17-jre-headless",),
+        ),
     ],
 )
 def test_java_is_what_will_do_or_what_the_system_offers(
@@ -179,18 +186,19 @@ def test_what_was_started_with_which_hash_is_read_from_the_manifest_not_guessed(
 
 
 @pytest.mark.parametrize(
-    ("there", "means"), [(None, "empty"), ("rpicluster-1", "formatted"), ("CID-x", "foreign"), ("unknown", "foreign")]
+    ("there", "means"),
+    [(None, "empty"), ("rpicluster-1", "formatted"), ("CID-x", "foreign"), ("unknown", "foreign")],
 )
 def test_only_this_clusters_own_file_system_counts_as_formatted(there: str | None, means: str) -> None:
-    found = observed(
-        {"pi1": machine(file_system=there)}, {}, {}, manager="pi1", file_system="rpicluster-1"
-    )
+    found = observed({"pi1": machine(file_system=there)}, {}, {}, manager="pi1", file_system="rpicluster-1")
     assert found.namenode == means
 
 
 def test_a_node_of_another_cluster_is_refused_and_of_this_one_is_not() -> None:
     other = machine(manifest=Manifest(version="1", extra={"cluster": "lab", "cluster_id": "2"}))
-    mine = machine(manifest=Manifest(version="1", extra={"cluster": "lab", "cluster_id": "1"}), machine_id="b")
+    mine = machine(
+        manifest=Manifest(version="1", extra={"cluster": "lab", "cluster_id": "1"}), machine_id="b"
+    )
     found = refusals({"pi1": other, "pi2": mine}, cluster="lab", cluster_id="1")
     assert len(found) == 1
     assert found[0].startswith("pi1 belongs to cluster 'lab' (id 2)")
@@ -225,7 +233,11 @@ def work(**kinds: object) -> NodeWork:
 
 
 def test_a_bundle_holds_what_changes_and_the_manifest_last() -> None:
-    files = {"hadoop/core-site.xml": RenderedFile(b"x"), "same": RenderedFile(b"y"), "firewall.nft": RenderedFile(b"z")}
+    files = {
+        "hadoop/core-site.xml": RenderedFile(b"x"),
+        "same": RenderedFile(b"y"),
+        "firewall.nft": RenderedFile(b"z"),
+    }
     sent = json.loads(
         bundle(BASE, files, work(write=("hadoop/core-site.xml", "firewall.nft"), remove=("old",)), b"{}")
     )
@@ -243,7 +255,12 @@ def test_steps_are_sorted_by_what_a_node_does_with_them() -> None:
         Step(Action.RESTART, "pi1", "session-pi", "x"),
     ]
     found = NodeWork.of(steps)
-    assert (found.prepare, found.runtime, found.start, found.restart) == (True, "abc", ("namenode",), ("session-pi",))
+    assert (found.prepare, found.runtime, found.start, found.restart) == (
+        True,
+        "abc",
+        ("namenode",),
+        ("session-pi",),
+    )
 
 
 def test_a_node_is_prepared_when_its_base_changed_or_packages_are_missing_and_not_otherwise() -> None:

@@ -20,7 +20,6 @@ from rpicluster.nodes.ansible.rundir import forget_secrets, playbooks
 DEADLINE_S = 3600.0  # apt on a Pi with a slow card and a slow line
 _LOOK_S = 0.2
 _GRACE_S = 2.0
-_ALL_ITEMS = "All items completed"  # what Ansible says of a loop in which one item failed
 
 
 @dataclass
@@ -34,8 +33,13 @@ class Outcome:
     def error(self, node: str) -> AnsibleFailed:
         """Return the failure of a node as an error."""
         event = self.failed[node]
-        of_items = (e.message for e in reversed(self.events) if e.node == node and e.status == "item-failed")
-        said = next(of_items, "") if event.message.startswith(_ALL_ITEMS) else event.message
+        # Of a loop Ansible says only that something in it failed; the item itself has the module's words.
+        of_items = (
+            e.message
+            for e in reversed(self.events)
+            if (e.node, e.task, e.status) == (node, event.task, "item-failed")
+        )
+        said = next(of_items, event.message)
         return AnsibleFailed(
             f"{node}: {event.step}: {said or event.status}",
             node=node,
