@@ -18,11 +18,12 @@ from rpicluster.model.facts import NodePaths
 from rpicluster.model.ports import SESSION_PORTS
 
 sys.path.insert(0, str(Path(__file__).parent))
-from rendering_cases import KEEPER, NAMES, load, rendered
+from rendering_cases import KEEPER, NAMES, load
 
 REAL = [case for case in NAMES if not load(case).spec.is_local]
 every_case = pytest.mark.parametrize("case", REAL)
 NFT = Path(firewall.NFT)
+PROBE = Path(__file__).parent / "firewall_probe.py"
 
 
 def numbers(intervals: tuple[firewall.Interval, ...]) -> set[int]:
@@ -148,79 +149,6 @@ def test_a_node_whose_address_is_not_known_is_no_member_and_does_not_stop_the_pl
     assert "elements = { 192.168.1.11 }" in text and "elements = { fd00::13 }" in text
 
 
-# One machine with three networks: `node` runs the rules; `member` and `stranger` are on the same bridge.
-PROBE = r"""
-import os, socket, subprocess, sys, threading
-
-rules, guarded, door, free = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
-run = lambda *a: subprocess.run(a, check=True, capture_output=True)
-other = {}
-run("ip", "link", "set", "lo", "up")
-run("ip", "link", "add", "br0", "type", "bridge")
-run("ip", "link", "set", "br0", "up")
-for address in ("192.168.1.11/24", "fd00::11/64"):
-    run("ip", "address", "add", address, "dev", "br0", *(["nodad"] if ":" in address else []))
-for name, last in (("member", "12"), ("stranger", "99")):
-    read, write = os.pipe()
-    child = subprocess.Popen(["unshare", "-n", "sh", "-c", "echo up; exec cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    child.stdout.readline()
-    other[name] = child
-    run("ip", "link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", str(child.pid))
-    run("ip", "link", "set", name, "master", "br0", "up")
-    inside = ("nsenter", "-t", str(child.pid), "-n")
-    run(*inside, "ip", "link", "set", "eth0", "up")
-    run(*inside, "ip", "address", "add", f"192.168.1.{last}/24", "dev", "eth0")
-    run(*inside, "ip", "address", "add", f"fd00::{last}/64", "dev", "eth0", "nodad")
-
-def listen(family, address, port):
-    server = socket.socket(family)
-    server.bind((address, port))
-    server.listen(64)
-    def answer():
-        while True:
-            peer, _ = server.accept()
-            peer.sendall(b"hello")
-            peer.close()
-    threading.Thread(target=answer, daemon=True).start()
-
-for port in (guarded, free, 22):
-    listen(socket.AF_INET, "192.168.1.11", port)
-    listen(socket.AF_INET6, "fd00::11", port)
-listen(socket.AF_INET, "127.0.0.1", door)
-
-ASK = '''
-import encodings.idna, os, socket, sys  # all of it now: nobody may be unable to read Python's files
-if sys.argv[3] != "0":
-    os.setgid(int(sys.argv[3])); os.setuid(int(sys.argv[3]))
-try:
-    with socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=1.5) as s:
-        s.settimeout(1.5)
-        print("answered" if s.recv(9) == b"hello" else "odd")
-except ConnectionRefusedError:
-    print("refused")
-except OSError as problem:
-    print("silence" if isinstance(problem, TimeoutError) else repr(problem))
-'''
-def ask(who, address, port, uid=0):
-    at = [] if who == "node" else ["nsenter", "-t", str(other[who].pid), "-n"]
-    return subprocess.run([*at, sys.executable, "-c", ASK, address, str(port), str(uid)], capture_output=True, text=True, check=True).stdout.strip()
-
-questions = [
-    (who, address, port, uid)
-    for who, uid in (("member", 0), ("stranger", 0), ("node", 0), ("node", 65534))
-    for address in ("192.168.1.11", "fd00::11")
-    for port in (guarded, free, 22)
-] + [("node", "127.0.0.1", door, 0), ("node", "127.0.0.1", door, 65534)]
-for round in ("stock", "guarded"):
-    for question in questions:
-        print(round, *question, ask(*question))
-    run("/usr/sbin/nft", "-f", rules)
-for child in other.values():
-    child.stdin.close()
-    child.wait()
-"""
-
-
 def test_a_stranger_finds_ssh_only_and_another_local_user_finds_nothing(tmp_path: Path) -> None:
     if os.geteuid() != 0 or not shutil.which("ip") or not shutil.which("nsenter"):
         pytest.skip("needs root, ip and nsenter")
@@ -233,7 +161,7 @@ def test_a_stranger_finds_ssh_only_and_another_local_user_finds_nothing(tmp_path
     rules.write_text(text)
     guarded, door = nodes["pi1"].ports["rm_http"], nodes["pi1"].ports["connect"]
     answer = in_a_network_of_its_own(
-        sys.executable, "-c", PROBE, str(rules), str(guarded), str(door), "9000", stdin=subprocess.DEVNULL
+        sys.executable, str(PROBE), str(rules), str(guarded), str(door), "9000", stdin=subprocess.DEVNULL
     )
     assert answer.returncode == 0, answer.stderr
     found = {tuple(line.split(" ", 5)[:5]): line.split(" ", 5)[5] for line in answer.stdout.splitlines()}

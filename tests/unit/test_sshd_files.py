@@ -41,7 +41,7 @@ def effective(tmp_path: Path) -> "object":
         said = subprocess.run(
             [SSHD, "-T", "-C", at, "-f", config], capture_output=True, text=True, timeout=30, check=True
         )
-        return dict((line.split(" ", 1) + [""])[:2] for line in said.stdout.splitlines())
+        return {line.partition(" ")[0]: line.partition(" ")[2] for line in said.stdout.splitlines()}
 
     return ask
 

@@ -1,9 +1,10 @@
-"""Words of unit files, read back by the rules of systemd.service(5), and by systemd itself where it is there."""
+"""Words of unit files, read back by the rules of systemd.service(5), and by systemd itself."""
 
 import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,10 +15,12 @@ from hypothesis import strategies as st
 
 from rpicluster.design.systemd_text import assignment, command, plain_path, word
 
+sys.path.insert(0, str(Path(__file__).parent))
+from systemd_reading import argv_of, words_of
+
 SYSTEMD = next(
     (path for path in ("/lib/systemd/systemd", "/usr/lib/systemd/systemd") if Path(path).exists()), ""
 )
-ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\", '"': '"', "'": "'", "s": " "}
 NASTY = [
     "a b",
     "",
@@ -36,35 +39,6 @@ NASTY = [
 NASTY += ["-Xmx1m", "trailing\\", "tab\tline\nend", "ünïcode", "\x01", "*", "~", "a=b;c", " ", "@x", "\\x41"]
 
 text = st.text(st.characters(blacklist_categories=("Cs",), blacklist_characters="\0"))
-
-
-def words_of(value: str) -> list[str]:
-    """Split as systemd does: lines that are continued, quotes, escapes, then `%%`. Independent of the writer."""
-    value = value.replace("\\\n", " ")
-    assert "\n" not in value, "the setting would end here"
-    words, position = [], 0
-    while match := re.compile(r"\s*(\"(?:[^\"\\]|\\.)*\"|[^\s\"']+)(?=\s|$)").match(value, position):
-        position, raw = match.end(), match[1]
-        if raw.startswith('"'):
-            raw = re.sub(
-                r"\\(x[0-9a-f]{2}|.)",
-                lambda m: chr(int(m[1][1:], 16)) if len(m[1]) == 3 else ESCAPES[m[1]],
-                raw[1:-1],
-            )
-        else:
-            assert "\\" not in raw
-        assert not re.search(r"%(?!%)", raw.replace("%%", "")), "a specifier"
-        words.append(raw.replace("%%", "%"))
-    assert not value[position:].strip(), f"not read: {value[position:]!r}"
-    return words
-
-
-def argv_of(value: str) -> list[str]:
-    """Return what is executed: dollars are variables unless they are doubled."""
-    program, *arguments = words_of(value)
-    for argument in arguments:
-        assert "$" not in argument.replace("$$", "")
-    return [program, *(argument.replace("$$", "$") for argument in arguments)]
 
 
 @given(st.lists(text, max_size=6))

@@ -13,7 +13,7 @@ from rpicluster.design.units import Rendered, unit_hash
 
 sys.path.insert(0, str(Path(__file__).parent))
 from rendering_cases import NAMES, load, rendered
-from test_systemd_text import argv_of, words_of
+from systemd_reading import argv_of, sections, words_of
 
 REAL = [case for case in NAMES if not load(case).spec.is_local]
 every_case = pytest.mark.parametrize("case", REAL)
@@ -25,18 +25,6 @@ WORST = {
     "session": 50,
     "checkpoint": 30,
 }
-
-
-def sections(content: bytes) -> dict[str, list[tuple[str, str]]]:
-    """Return a unit file's settings; one that continues over lines stays as it is."""
-    found: dict[str, list[tuple[str, str]]] = {}
-    for line in re.split(r"(?<!\\)\n", content.decode()):
-        if line.startswith("["):
-            found[line[1:-1]] = []
-        elif line and not line.startswith("#"):
-            key, _, value = line.partition("=")
-            list(found.values())[-1].append((key, value))
-    return found
 
 
 def service(result: Rendered, node: str, name: str) -> dict[str, list[tuple[str, str]]]:
@@ -241,7 +229,9 @@ def test_nothing_is_denied_that_a_jvm_or_a_container_needs(case: str) -> None:
         for path, file in files.items():
             if path.startswith("/etc/systemd/"):
                 text = file.content.decode()
-                for denied in ("MemoryDenyWriteExecute", "ProcSubset", "ProtectProc", "RemoveIPC"):
+                # The last three mount /proc anew: a node that is a container would see its machine's memory.
+                remounts = ("ProtectProc", "ProtectKernelTunables", "ProtectControlGroups")
+                for denied in ("MemoryDenyWriteExecute", "ProcSubset", "RemoveIPC", *remounts):
                     assert denied not in text, f"{node}: {path}"
                 assert not re.search(r"OOMScoreAdjust=-", text)
 
