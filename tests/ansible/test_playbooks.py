@@ -34,6 +34,7 @@ def test_a_playbook_has_no_syntax_error(playbook: str, tmp_path: Path) -> None:
         [sys.executable, "-m", "ansible", "playbook", "--syntax-check", "-i", "pi1,", str(FOLDER / playbook)],
         env=environment,
         cwd=tmp_path,
+        check=False,
         capture_output=True,
         text=True,
     )
@@ -57,8 +58,8 @@ def test_a_role_documents_every_variable_that_it_uses_and_no_other(role: str) ->
 
 
 def test_every_role_stands_in_a_playbook_and_in_the_readme() -> None:
-    imported = re.findall(r"name: (\w+)\n\s+rolespec", (FOLDER / "apply.yml").read_text()) + ["remove"]
-    assert sorted(imported) == ROLES
+    imported = re.findall(r"name: (\w+)\n\s+rolespec", (FOLDER / "apply.yml").read_text())
+    assert sorted([*imported, "remove"]) == ROLES
     assert sorted(re.findall(r"^\| `(\w+)` \|", (FOLDER / "README.md").read_text(), re.M)) == ROLES
 
 
@@ -71,6 +72,7 @@ def test_ansible_lint_finds_nothing_for_production(tmp_path: Path) -> None:
         [lint, "--offline", "--nocolor", "--profile", "production", "."],
         cwd=copy,
         env={**os.environ, "ANSIBLE_HOME": str(tmp_path / "home"), "LC_ALL": "C.UTF-8"},
+        check=False,
         capture_output=True,
         text=True,
     )

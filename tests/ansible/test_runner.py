@@ -91,7 +91,8 @@ def test_every_node_tells_what_it_does_and_whether_it_changed_anything(run: Path
 
 
 def test_a_failure_names_node_task_and_the_modules_words(run: Path) -> None:
-    task = "fail:\n        msg: 'E: Could not get lock {{ inventory_hostname }}'\n      when: inventory_hostname == 'pi2'"
+    words = "E: Could not get lock {{ inventory_hostname }}"
+    task = f"fail: {{msg: '{words}'}}\n      when: inventory_hostname == 'pi2'"
     outcome = run_playbook(run, playbook(run, "Install", task), report=lambda _: None)
     assert set(outcome.failed) == {"pi2"}
     error = outcome.error("pi2")

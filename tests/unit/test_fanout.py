@@ -186,6 +186,7 @@ def place(document: dict[str, object]) -> tuple[int, dict[str, Any], str]:
     done = subprocess.run(
         [sys.executable, "-c", role_script("base", "place.py")],
         input=json.dumps({"directories": [], "files": [], "remove": [], "keep": [], **document}),
+        check=False,
         capture_output=True,
         text=True,
     )

@@ -1,4 +1,4 @@
-"""What is decided of nodes behind SSH from what was seen of them: addresses, Java, states, refusals, bundles."""
+"""What is decided of nodes behind SSH: addresses, Java, states, refusals, bundles."""
 
 import base64
 import json

@@ -180,7 +180,7 @@ class RemoteSite:
         found = make_plan(
             self._written.name, rendered, self._observed(rendered), warnings=self._warnings(sizes)
         )
-        steps = prepare_steps(self._bases(sizes), self._machines, self.look.unreachable)
+        steps = prepare_steps(self._bases(sizes), self._machines, self._left_out)
         refusals = seen.refusals(
             {n: m for n, m in self._machines.items() if n not in self.look.unreachable},
             cluster=self._written.name,
@@ -204,14 +204,21 @@ class RemoteSite:
         for unit in rendered.units:
             units[unit.node] = (*units.get(unit.node, ()), unit.name)
         return seen.observed(
-            self._machines, self.look.unreachable, units, manager=self.manager, file_system=self._file_system
+            self._machines, self._left_out, units, manager=self.manager, file_system=self._file_system
         )
+
+    @property
+    def _left_out(self) -> dict[str, str]:
+        """Why nodes get no steps; none, while the manager was never seen: it may not be bought yet."""
+        return self.look.unreachable if self._machines[self.manager] is not None else {}
 
     def _warnings(self, sizes: Sizes) -> tuple[str, ...]:
         guessed = [n for n, machine in self._machines.items() if machine is None]
         notes = [*sizes.notes, TRUST]
         if guessed:
             notes.append(f"{', '.join(guessed)}: never seen, the plan assumes what `hardware:` says")
+        if not self._left_out:
+            notes += [f"{name} does not answer: {why}" for name, why in self.look.unreachable.items()]
         for name, machine in self._machines.items():
             wanted = places.java_home(machine) if machine else ""
             if machine is not None and "-21-" in wanted and not machine.java:

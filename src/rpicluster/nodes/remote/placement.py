@@ -26,7 +26,7 @@ def session_users(spec: ClusterSpec, manager: MachineFacts | None) -> tuple[str,
     """Return who has a session: `users:`, by default the login by which the manager is reached."""
     if spec.users:
         return spec.users
-    login = (manager.login if manager else None) or target_of(spec.manager).user
+    login = manager.login if manager else target_of(spec.manager).user or "pi"
     if login is None or login == "root":
         raise SpecError(
             "cluster.yml does not say who uses the cluster, and nobody's login is known on "
