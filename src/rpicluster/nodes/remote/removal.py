@@ -51,7 +51,7 @@ def take_away(
     hosts = {
         name: Host(
             nodes.targets[name],
-            {"rpicluster_remove": _orders(machines[name])},
+            {"rpicluster_remove": _orders(machines[name], before.get(name))},
             sudo_password=nodes.passwords.get(name),
         )
         for name in reachable
@@ -73,14 +73,18 @@ def take_away(
     return {node: left(before.get(node), after[node]) for node in after}, failed
 
 
-def _orders(machine: MachineFacts | None) -> dict[str, Any]:
+def _orders(machine: MachineFacts | None, before: Inventory | None) -> dict[str, Any]:
     listed = list(machine.manifest.files) if machine is not None and machine.manifest is not None else []
     units = [path.rpartition("/")[2] for path in listed if path.startswith(f"{layout.SYSTEMD}/rpicluster-")]
+    files = {*listed, *(f"{layout.SYSTEMD}/{unit}" for unit in (*units, *_UNITS)), *_FILES}
+    # Directories that came with a file, such as /etc/environment.d, go with it, if nobody else uses them.
+    came = {path.rpartition("/")[0] for path in files} - set((before or {}).get("paths", []))
     return {
         "units": sorted({*units, *_UNITS}),
+        "empty_directories": sorted(came) if before else [],
         "users": list(USERS),
         "group": layout.GROUP,
-        "files": sorted({*listed, *(f"{layout.SYSTEMD}/{unit}" for unit in (*units, *_UNITS)), *_FILES}),
+        "files": sorted(files),
         "directories": list(DIRECTORIES),
         "firewall_tables": [firewall.TABLE],
     }

@@ -1,7 +1,8 @@
 """Runs on a node as root: stops rpicluster's units, ends what its users still run, removes files and rules.
 
 Reads {"units": [...], "users": [...], "group", "files": [...], "directories": [...],
-"firewall_tables": [...]} from stdin. Safe to repeat. Prints {"removed": [...]}. Needs Python 3.8.
+"empty_directories": [...], "firewall_tables": [...]} from stdin. Safe to repeat. Prints
+{"removed": [...]}. Needs Python 3.8.
 """
 
 import json
@@ -43,6 +44,10 @@ def main(wanted):
             removed.append(path)
         elif os.path.isdir(path):
             shutil.rmtree(path)
+            removed.append(path)
+    for path in wanted["empty_directories"]:
+        if os.path.isdir(path) and not os.listdir(path):
+            os.rmdir(path)
             removed.append(path)
     for table in wanted["firewall_tables"]:
         if shutil.which("nft") and said("nft", "list", "table", *table.split())[0] == 0:
