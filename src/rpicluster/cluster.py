@@ -3,34 +3,54 @@
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rpicluster.design import layout
-from rpicluster.design.plan import Observed, Plan, make_plan
-from rpicluster.design.preview import assumed_facts, assumed_placement
+from rpicluster.design.accounts import hdfs_directories
+from rpicluster.design.inputs import Inputs
+from rpicluster.design.plan import Plan
 from rpicluster.design.rendering import render
 from rpicluster.design.sizes import Sizes
 from rpicluster.design.sizing import explain, size
 from rpicluster.design.units import Rendered
-from rpicluster.errors import LocalEngineError, ServiceError, SpecError, Unreachable, UsageError
+from rpicluster.errors import (
+    LocalEngineError,
+    PartlyApplied,
+    ServiceError,
+    SpecError,
+    Unreachable,
+    UsageError,
+)
+from rpicluster.health.status import DEADLINE_S
 from rpicluster.model.facts import ClusterFacts, Placement
 from rpicluster.model.spec import ClusterSpec
 from rpicluster.model.specfile import parse_spec
-from rpicluster.nodes.local.facts import Java, cluster_facts, find_java
-from rpicluster.nodes.local.placement import allocate
-from rpicluster.nodes.local.state import ClusterState, cluster_names, open_state, state_root, write_file
-from rpicluster.nodes.lock import cluster_lock
+from rpicluster.nodes.local.state import cluster_names, state_root, write_file
 from rpicluster.runtime import store
+from rpicluster.sites.local import LocalSite
+from rpicluster.sites.readiness import (
+    DAEMONS_TIMEOUT_S,
+    PATIENCE_S,
+    SESSION_TIMEOUT_S,
+    Phases,
+    first_missing,
+    make_folders,
+    prove,
+)
+from rpicluster.sites.remote import CheckedNode, RemoteSite
+from rpicluster.sites.site import Report
 
 if TYPE_CHECKING:
     from rpicluster.health.doctor import Examination
+    from rpicluster.health.findings.observation import ClusterObservation
     from rpicluster.health.status import Part, Status
-    from rpicluster.nodes.local.engine import LocalPlace
+    from rpicluster.nodes.ssh.openssh import HostKey
     from rpicluster.services.connect.connection import Connection
     from rpicluster.services.connect.session import ConnectSession
     from rpicluster.services.namenode import NameNode
@@ -42,11 +62,8 @@ if TYPE_CHECKING:
 
 SPEC_FILE = "cluster.yml"
 SOURCE_FILE = "cluster.yml.path"
+SSH_CONFIG_FILE = "ssh_config"
 CLUSTER_VARIABLE = "RPICLUSTER_CLUSTER"
-# A Pi with an SD card that starts everything at once needs minutes; a laptop seconds.
-DAEMONS_TIMEOUT_S = 180.0
-SESSION_TIMEOUT_S = 300.0
-Report = Callable[[str, str, float], None]  # (part, what it does, share done 0–1)
 
 
 @dataclass
@@ -55,6 +72,7 @@ class Cluster:
 
     spec: ClusterSpec
     spec_path: Path
+    ask_password: Callable[[str], str] | None = None  # for sudo, where nodes want one; asked once
 
     # -- finding ---------------------------------------------------------------------------------------
 
@@ -115,33 +133,28 @@ class Cluster:
     # -- what it should be -----------------------------------------------------------------------------
 
     @cached_property
-    def state(self) -> ClusterState:
-        """The local cluster's state folder."""
-        return open_state(self.name)
+    def site(self) -> LocalSite | RemoteSite:
+        """Where the cluster stands: this machine, or nodes behind SSH."""
+        if self.spec.is_local:
+            return LocalSite(self.spec)
+        beside = self.spec_path.absolute().parent / SSH_CONFIG_FILE
+        config = beside if beside.is_file() else None
+        return RemoteSite(self.spec, config=config, ask_password=self.ask_password)
 
-    @cached_property
-    def java(self) -> Java:
-        """The Java that daemons run on; raises LocalEngineError if there is none that will do."""
-        return find_java(cache=self.state.directory / "java.json")
-
-    @cached_property
+    @property
     def facts(self) -> ClusterFacts:
         """What was observed of the nodes, or declared where nobody could look yet."""
-        if not self.spec.is_local:
-            return assumed_facts(self.spec)
-        return cluster_facts(self.spec, self.java, self.state.directory)
+        return self.site.facts
 
     @cached_property
     def sizes(self) -> Sizes:
         """Memory and cores for everything; raises SizingRefused."""
-        return size(self.spec, self.facts)
+        return size(self.site.spec, self.facts)
 
-    @cached_property
+    @property
     def placement(self) -> Placement:
         """Where everything listens and keeps its files."""
-        if not self.spec.is_local:
-            return assumed_placement(self.spec)
-        return allocate(self.state, self.spec, java_home=self.java.home)
+        return self.site.placement
 
     @cached_property
     def rendered(self) -> Rendered:
@@ -151,8 +164,13 @@ class Cluster:
             for file in files("rpicluster.session.keeper").iterdir()
             if file.name.endswith(".py")
         }
+        spec, sizes, runtime_id = (
+            self.site.spec,
+            self.sizes,
+            store.locked_hash()[:16],
+        )  # its folder in the cache
         try:
-            return render(self.spec, self.sizes, self.placement, _runtime_id(), keeper_sources=keeper)
+            return render(spec, sizes, self.placement, runtime_id, keeper_sources=keeper)
         except ValueError as error:
             raise SpecError(f"{self.spec_path}: {error}") from error
 
@@ -163,169 +181,148 @@ class Cluster:
             for node in explain(self.sizes)
         }
 
-    def plan(self) -> Plan:
-        """Compare with what is there; changes nothing."""
-        observed = self.place.observe() if self.spec.is_local else Observed()
-        warnings = self.sizes.notes
-        if self.spec.is_local and self.java.warning:
-            warnings = (*warnings, self.java.warning)
-        if not self.spec.is_local:
-            warnings = (
-                *warnings,
-                "these nodes were not looked at: the plan assumes what `hardware:` says of them",
-                "users of one cluster trust each other: containers run as the NodeManager's user",
-            )
-        return make_plan(self.name, self.rendered, observed, warnings=tuple(warnings))
+    def plan(self, *, texts: bool = False) -> Plan:
+        """Compare with what is there; changes nothing. With `texts`, files that change carry their text."""
+        return self.site.plan(self.rendered, self.sizes, texts=texts)
+
+    @property
+    def new_host_keys(self) -> "dict[str, HostKey]":
+        """Host keys that were learnt by looking at the nodes just now."""
+        return {} if isinstance(self.site, LocalSite) else self.site.new_host_keys
+
+    def check(self) -> "list[CheckedNode]":
+        """Look at every node and say whether it can be one of the cluster; changes nothing."""
+        if isinstance(self.site, LocalSite):
+            raise UsageError(f"the nodes of {self.name} are virtual, on this machine", hint="rpicluster plan")
+        _ = self.sizes
+        return self.site.checked()
+
+    def may_reboot(self, allowed: bool) -> None:
+        """Say whether `apply` may reboot boards that need it."""
+        if isinstance(self.site, RemoteSite):
+            self.site.may_reboot = allowed
+
+    def ssh_command(self, node: str, command: tuple[str, ...]) -> list[str]:
+        """Return the ssh that logs in on a node, or runs a command there; raises UsageError."""
+        if isinstance(self.site, LocalSite):
+            raise UsageError(f"the nodes of {self.name} are virtual, on this machine: there is no login")
+        return self.site.ssh_command(node, command)
 
     # -- changing it -----------------------------------------------------------------------------------
 
-    @cached_property
-    def place(self) -> "LocalPlace":
-        """Where the cluster stands. Raises UsageError for nodes behind SSH, which cannot be changed yet."""
-        from rpicluster.nodes.local.engine import LocalPlace
-
-        self._require_local()
-        runtime = store.installed()
-        return LocalPlace(self.state, self.placement, runtime.path if runtime else None)
-
-    @contextlib.contextmanager
-    def changing(self, command: str) -> Iterator[None]:
+    def changing(self, command: str) -> AbstractContextManager[None]:
         """Hold the cluster's lock; raises LockHeld, which names the holder."""
-        self._require_local()
-        with cluster_lock(self.state.directory, cluster=self.name, command=f"rpicluster {command}"):
-            yield
+        return self.site.changing(command)
 
     def ensure_runtime(self, report: Callable[[store.Progress], None]) -> None:
         """Fetch the runtime if it is not there, after refusing what could never run."""
-        _ = self.java, self.sizes
+        self.site.check()
+        _ = self.sizes
         store.ensure(report=report)
-        self.__dict__.pop("place", None)  # it was made without a runtime
+        if self.spec.is_local:
+            self.site.forget()  # it was made without a runtime
 
-    def apply(self, plan: Plan, *, report: Report) -> dict[str, float]:
-        """Carry out a plan, then wait until the cluster answers; return seconds by phase."""
-        started = time.monotonic()
+    def apply(self, plan: Plan, *, report: Report, verify: bool = False) -> dict[str, float]:
+        """Carry out a plan, then wait until the cluster answers; return seconds by phase.
+
+        Behind SSH a small job proves two workers after every change, and with `verify`. Raises PartlyApplied,
+        at the end, where nodes were left out.
+        """
+        phases = self._phases(report)
         self._remember()
-        for number, step in enumerate(plan.steps):
-            report("apply", f"{step.action.value} {step.target} on {step.node}", number / len(plan.steps))
-            self.place.apply(step)
-        report("apply", f"{len(plan.steps)} steps", 1.0)
-        return self._wait(started, report)
+        self.site.carry_out(plan, self.rendered, self.sizes, report=report)
+        if plan.steps or self.spec.is_local or not self._all_answer(phases):
+            self._wait(phases, without=frozenset(self.site.left_out()))
+        if (verify or plan.steps) and not self.spec.is_local:
+            self._prove(phases, report)
+        left_out = self.site.left_out()
+        if left_out:
+            raise PartlyApplied(
+                f"the cluster runs without {', '.join(sorted(left_out))}: "
+                + "; ".join(error.message for error in left_out.values()),
+                hint=next(iter(left_out.values())).hint or "rpicluster up",
+            )
+        return phases.seconds
 
     def start(self, *, report: Report) -> dict[str, float]:
         """Start what was stopped or has crashed, as it was last applied; return seconds by phase."""
-        started = time.monotonic()
+        phases = self._phases(report)
         self._require_applied()
-        self.place.start_all()
-        return self._wait(started, report)
+        self.site.start()
+        self._wait(phases)
+        return phases.seconds
 
     def stop(self, *, report: Report) -> None:
         """Stop every daemon."""
         self._require_applied()
         report("stop", "the session first, then YARN, then HDFS", 0.0)
-        self.place.stop_all()
+        self.site.stop()
         report("stop", "stopped", 1.0)
 
     def destroy(self, *, report: Report) -> list[str]:
         """Stop everything and remove every file; return what is left all the same, in words."""
-        from rpicluster.nodes.local.engine import LocalPlace
-        from rpicluster.nodes.local.placement import recorded
-
-        placement = recorded(self.state)  # also of nodes that have left cluster.yml; needs no Java
-        if placement is None:
-            raise UsageError(f"{self.name} was never brought up", hint="rpicluster up")
-        place = LocalPlace(self.state, placement)
-        with self.changing("destroy"):
-            report("destroy", "stopping and removing", 0.0)
-            place.destroy()
-        report("destroy", "looking for what is left", 0.9)
-        return place.leftovers()
-
-    def _require_local(self) -> None:
-        if not self.spec.is_local:
-            raise UsageError(
-                "nodes behind SSH can be planned, and not yet changed, by this version",
-                hint="try a cluster on this machine first: rpicluster demo",
-            )
+        return self.site.destroy(report=report)
 
     def _require_applied(self) -> None:
-        if not (self.state.directory / SPEC_FILE).exists():
+        if not (self.site.directory / SPEC_FILE).exists():
             raise UsageError(f"{self.name} was never brought up", hint="rpicluster up")
 
     def _remember(self) -> None:
-        """Keep in the state: cluster.yml, where it was, the session's token and how to reach the session."""
-        from rpicluster.services.connect.connection import Connection
-        from rpicluster.session.connect_token import create_token
-
-        folder = self.state.directory
+        """Keep in the state: cluster.yml, and where it was."""
+        folder = self.site.directory
         write_file(folder / SPEC_FILE, self.spec_path.read_bytes(), 0o600)
         write_file(folder / SOURCE_FILE, str(self.spec_path.absolute()).encode(), 0o600)
-        manager = self.placement.nodes[self.spec.manager.name]
-        token = Path(layout.token_file(manager.paths, self.login))
-        if not token.exists():
-            token.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            create_token(token)
-        connection = Connection(
-            cluster=self.name,
-            connect_port=manager.ports["connect"],
-            token_file=str(token),
-            proto_path=f"{manager.paths.runtime}/connect",
-            user=self.login,
-            webhdfs=self._url("namenode_http"),
-            webhdfs_user=self.login,
+
+    def _phases(self, report: Report) -> Phases:
+        where = f"; logs are in {self.site.directory}/logs" if self.spec.is_local else ""
+        hint = f"rpicluster status --cluster {self.name}{where}"
+        return Phases(report, started=time.monotonic(), hint=hint)
+
+    def _wait(self, phases: Phases, without: frozenset[str] = frozenset()) -> None:
+        """Wait for HDFS and YARN, then for the session's first answer."""
+        phases.wait(
+            "daemons",
+            "HDFS and YARN",
+            lambda: first_missing(self._ask_parts(PATIENCE_S)[:-1], without),
+            timeout_s=DAEMONS_TIMEOUT_S,
+            said="HDFS out of safe mode and all NodeManagers running",
         )
+        from rpicluster.services.webhdfs import WebHdfs
+
+        superuser = self.site.hdfs_superuser
+        hdfs = WebHdfs(self.transport, self._url("namenode_http"), superuser)
+        make_folders(hdfs, hdfs_directories(Inputs(self.site.spec, self.sizes, self.placement)), superuser)
+        self.site.open_sessions()
+        connection = self.site.connection(self.name, store.installed())
         connection.save(self.connection_path)
-        connection.save(Path(layout.connection_file(manager.paths, self.login)))
-
-    def _wait(self, started: float, report: Report) -> dict[str, float]:
-        """Wait for HDFS and YARN, then for the session's first answer; return seconds since `started`."""
-        from rpicluster.health.readiness import wait_for
-
-        def phase(name: str, what: str, missing: Callable[[], str | None], timeout_s: float) -> float:
-            wait_for(
-                what,
-                missing,
-                timeout_s=timeout_s,
-                report=lambda text: report(name, f"waiting: {text}", 0.0),
-                hint=f"rpicluster status --cluster {self.name}; logs are in {self.state.directory}/logs",
-            )
-            report(name, what, 1.0)
-            return time.monotonic() - started
-
-        timings = {
-            "HDFS out of safe mode and all NodeManagers running": phase(
-                "daemons", "HDFS and YARN", self._daemons_missing, DAEMONS_TIMEOUT_S
-            )
-        }
-        self._make_hdfs_folders()
-        timings["first select 1 answered"] = phase(
-            "session", "the warm session", self._session_missing, SESSION_TIMEOUT_S
+        phases.wait(
+            "session",
+            "the warm session",
+            self._session_missing,
+            timeout_s=SESSION_TIMEOUT_S,
+            said="first select 1 answered",
         )
-        return timings
 
-    def _daemons_missing(self) -> str | None:
-        parts = self._ask_parts()
-        return next((f"{p.name} on {p.where}: {p.detail}" for p in parts[:-1] if p.state != "ok"), None)
+    def _all_answer(self, phases: Phases) -> bool:
+        """Ask every part once; what an `up` without changes needs to know."""
+        if not self.connection_path.exists() or any(part.state != "ok" for part in self._ask_parts()):
+            return False
+        phases.note("nothing to change, every part answers")
+        return True
 
     def _session_missing(self) -> str | None:
-        part = self._ask_parts()[-1]
+        part = self._ask_parts(PATIENCE_S)[-1]
         if part.state != "ok":
             return part.detail
         with self.session() as session:
             session.sql("select 1").rows()
         return None
 
-    def _make_hdfs_folders(self) -> None:
-        """Make what Hadoop expects and nobody creates; safe to repeat."""
-        for path, permission in (
-            ("/tmp", "1777"),  # noqa: S108  in HDFS
-            (layout.CONTAINER_LOGS, "1777"),
-            ("/user", "755"),
-            (layout.home(self.login), "700"),
-            (layout.WAREHOUSE, "1777"),
-            (f"{layout.WAREHOUSE}/default", "1777"),
-        ):
-            if not self.webhdfs.exists(path):
-                self.webhdfs.mkdirs(path, permission=permission)
+    def _prove(self, phases: Phases, report: Report) -> None:
+        workers = len([node for node in self.spec.workers if node.name not in self.site.left_out()])
+        with self.session() as session:
+            _, busy = prove(session, self.spark, workers=min(2, workers), report=report)
+        phases.note(f"a job of 20 million rows ran on {len(busy)} workers")
 
     # -- asking it -------------------------------------------------------------------------------------
 
@@ -337,10 +334,8 @@ class Cluster:
     @cached_property
     def transport(self) -> "Transport":
         """How requests reach the daemons."""
-        from rpicluster.services.transport import Transport
-
         self._require_applied()
-        return Transport()
+        return self.site.transport()
 
     @cached_property
     def webhdfs(self) -> "WebHdfs":
@@ -373,7 +368,7 @@ class Cluster:
     @property
     def connection_path(self) -> Path:
         """The file from which R and Python learn where the session is."""
-        return self.state.directory / "connection.json"
+        return self.site.directory / "connection.json"
 
     @property
     def connection(self) -> "Connection":
@@ -382,9 +377,15 @@ class Cluster:
 
         return Connection.load(self.connection_path)
 
+    def open_door(self) -> None:
+        """Make sure that the session's door can be reached from this machine."""
+        self.site.open_door()
+
     def session(self) -> "ConnectSession":
         """Return a new SQL session in the warm application; nothing is sent yet."""
-        return self.connection.session()
+        connection = self.connection
+        self.open_door()
+        return connection.session()
 
     def status(self) -> "Status":
         """Ask every part at once; answers within 2 s whatever is dead."""
@@ -393,29 +394,47 @@ class Cluster:
         self._require_applied()
         return Status(self.name, self._ask_parts())
 
-    def _ask_parts(self) -> "tuple[Part, ...]":
+    def _ask_parts(self, deadline_s: float = DEADLINE_S) -> "tuple[Part, ...]":
         from rpicluster.health.probes import ClusterProbes
         from rpicluster.health.status import Part, ask_all
 
         try:
-            units = self.place.statuses()
+            units = self.site.unit_states(deadline_s)
         except LocalEngineError as error:
             return (Part("supervisord", "this machine", "frozen", error.message),)
-        probes = ClusterProbes(self.spec, self.placement, units, self.namenode, self.yarn)
-        return ask_all(probes.all())
+        probes = ClusterProbes(
+            self.site.spec,
+            self.placement,
+            units,
+            self.namenode,
+            self.yarn,
+            self.site.session_report,
+            self.site.is_frozen,
+        )
+        return ask_all(probes.all(), deadline_s=deadline_s)
 
     def doctor(self) -> "Examination":
         """Look at every node and daemon, and return what is wrong with cause, evidence and fix."""
-        from rpicluster.health import doctor, looking
+        from rpicluster.health import doctor
 
-        if not self.spec.is_local:
-            return doctor.examine_nodes(self.spec)
-        if not (self.state.directory / SPEC_FILE).exists():
-            return doctor.examine_here(self.spec, self.state.directory, None)
-        token = Path(layout.token_file(self.placement.nodes[self.spec.manager.name].paths, self.login))
-        look = partial(looking.look_at_daemons, self.spec, self.placement, private=[token])
-        ask = partial(look, namenode=self.namenode, yarn=self.yarn, parts=self._ask_parts())
-        return doctor.examine_here(self.spec, self.state.directory, ask)
+        was_up = (self.site.directory / SPEC_FILE).exists()
+        ask = self._look_at_daemons if was_up else None
+        if isinstance(self.site, RemoteSite):
+            return doctor.examine_nodes(self.spec, ssh=self.site.place.nodes.ssh, daemons=ask)
+        return doctor.examine_here(self.spec, self.site.directory, ask)
+
+    def _look_at_daemons(self) -> "ClusterObservation":
+        from rpicluster.health.looking import look_at_daemons
+
+        token = [Path(self.connection.token_file)] if self.connection_path.exists() else []
+        return look_at_daemons(
+            self.spec,
+            self.placement,
+            namenode=self.namenode,
+            yarn=self.yarn,
+            parts=self._ask_parts(),
+            private=token,
+        )
 
     def check_door(self) -> dict[str, Any]:
         """Ask the session's door; return Spark's version, the application and how long the answer took."""
@@ -458,15 +477,14 @@ class Cluster:
         return f"http://{manager.address}:{manager.ports[port]}"
 
 
-def _runtime_id() -> str:
-    return store.locked_hash()[:16]  # the name of its folder in the cache
-
-
 def running_clusters() -> list[str]:
     """Return the names of this user's local clusters of which something runs."""
     running = []
     for name in cluster_names(state_root()):
         with contextlib.suppress(SpecError, UsageError, LocalEngineError):
-            if any(unit.state == "running" for unit in Cluster.find(name).place.statuses()):
+            cluster = Cluster.find(name)
+            if cluster.spec.is_local and any(
+                unit.state == "running" for unit in cluster.site.unit_states(DEADLINE_S)
+            ):
                 running.append(name)
     return running

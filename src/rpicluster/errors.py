@@ -17,6 +17,7 @@ RpiclusterError
 ├── SudoRefused        root is needed on a node, and sudo says no      exit 1
 ├── RemoteCommandFailed  a command on a node ended badly              exit 1
 │   └── RemotePythonMissing  a node has no python3                     exit 1
+├── AnsibleFailed      a step on a node failed, or Ansible itself did  exit 1
 ├── FactsIncomplete    a node answered, but not what sizing needs      exit 1
 ├── Unreachable        a node or a daemon does not answer              exit 4
 │   ├── NodeUnreachable  ssh gets no answer from a node                exit 4
@@ -170,6 +171,16 @@ class RemoteCommandFailed(RpiclusterError):
 
 class RemotePythonMissing(RemoteCommandFailed):
     """A node has no python3, which Ansible and the session keeper need."""
+
+
+class AnsibleFailed(RpiclusterError):
+    """A step of a playbook failed on a node; with no node, Ansible itself did not run."""
+
+    def __init__(self, message: str, *, node: str, task: str, hint: str | None = None) -> None:
+        """Keep which `node` and which `task` it is."""
+        super().__init__(message, hint=hint)
+        self.node = node
+        self.task = task
 
 
 class FactsIncomplete(RpiclusterError):

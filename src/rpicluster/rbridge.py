@@ -51,6 +51,10 @@ def open(cluster: str | None = None) -> Handle:
     Raises UsageError, ServiceError for a refused token, Unreachable.
     """
     connection = Connection.load(_connection_file(cluster))
+    if connection.tunnelled:
+        from rpicluster.cluster import Cluster
+
+        Cluster.find(connection.cluster).open_door()
     session = connection.session()
     handle = Handle(connection, session)
     try:
@@ -213,7 +217,12 @@ def _staging(connection: Connection) -> "Staging":
     from rpicluster.services.transport import Transport
     from rpicluster.services.webhdfs import WebHdfs
 
-    webhdfs = WebHdfs(Transport(), connection.webhdfs, connection.webhdfs_user)
+    transport = Transport()
+    if connection.tunnelled:
+        from rpicluster.cluster import Cluster
+
+        transport = Cluster.find(connection.cluster).transport
+    webhdfs = WebHdfs(transport, connection.webhdfs, connection.webhdfs_user)
     return HdfsStaging(webhdfs, f"/user/{connection.webhdfs_user}/.rpicluster-staging")
 
 

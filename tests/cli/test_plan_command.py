@@ -71,7 +71,7 @@ def test_explain_shows_a_sum_per_node(capsys):
     [
         ("name: x\nnodez: []\n", 2, 'did you mean "nodes"?'),
         ("name: x\nnodes: [{name: a, local: {memory: 300M}}]\n", 2, "a"),
-        ("name: x\nnodes: [{name: a, ssh: {host: h}}]\n", 2, "hardware"),
+        ("name: x\nnodes: [{name: a, ssh: {host: h.invalid}}]\n", 2, "hardware"),
         (
             "name: x\nnodes: [{name: a, local: {memory: 4G}}]\nspark: {spark.executor.memory: 9g}\n",
             2,
@@ -87,10 +87,14 @@ def test_a_spec_that_cannot_be_is_refused_with_the_reason(text, code, said, caps
     assert "Traceback" not in shown
 
 
-def test_nodes_behind_ssh_can_be_planned_and_not_brought_up(capsys):
-    example = str(ROOT / "examples" / "three-pi4.yml")
-    assert run(["up", "--yes", "--cluster", example]) == 2
-    assert "not yet changed" in capsys.readouterr().err
+def test_nodes_that_do_not_answer_can_be_planned_and_not_brought_up(capsys):
+    Path("cluster.yml").write_text(
+        "name: x\nnodes: [{name: a, ssh: {host: a.invalid, user: pi}, hardware: {memory: 4G}}]\n"
+    )
+    assert run(["plan", "--exit-code"]) == 3
+    assert "a: never seen" in capsys.readouterr().err
+    assert run(["up", "--yes"]) == 4
+    assert "a.invalid" in capsys.readouterr().err
 
 
 def test_without_a_terminal_and_without_yes_nothing_is_changed(capsys, monkeypatch):

@@ -48,7 +48,7 @@ def local_master(cluster, tmp_path):
     port = cluster.connection.connect_port + 1000
     paths = cluster.placement.nodes[cluster.spec.manager.name].paths
     command = [
-        f"{cluster.java.home}/bin/java",
+        f"{cluster.site.java.home}/bin/java",
         "-Xmx700m",
         *MODULE_FLAGS,
         "-cp",

@@ -32,7 +32,7 @@ def expected(cluster) -> list[tuple[object, ...]]:
 def pid_of(cluster, unit: str, node: str) -> int:
     if unit == "driver":
         return int(read_session(cluster.placement, cluster.spec)["driver"]["pid"])
-    return next(s.pid for s in cluster.place.statuses() if (s.unit, s.node) == (unit, node))
+    return next(s.pid for s in cluster.site.place.statuses() if (s.unit, s.node) == (unit, node))
 
 
 @pytest.mark.parametrize(

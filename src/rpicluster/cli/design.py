@@ -1,6 +1,7 @@
 """`init` and `plan`."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -8,6 +9,9 @@ from rpicluster.cli.console import console, styled
 from rpicluster.cli.options import cluster_option, examples, find_cluster, json_option
 from rpicluster.design.plan import Plan, diff
 from rpicluster.errors import UsageError
+
+if TYPE_CHECKING:
+    from rpicluster.cluster import Cluster
 
 CHANGES_PENDING = 3
 
@@ -56,7 +60,8 @@ def plan(
 ) -> int:
     """Show what `up` would do: + create, ~ change, - remove, ! start, stop or restart. Changes nothing."""
     cluster = find_cluster(which)
-    found = cluster.plan()
+    found = cluster.plan(texts=with_diff)
+    show_host_keys(cluster)
     if output:
         output.write_text(found.to_json() + "\n", encoding="utf-8")
     if as_json:
@@ -66,6 +71,12 @@ def plan(
             show_sizes(cluster.explain())
         show_plan(found, with_diff=with_diff)
     return CHANGES_PENDING if exit_code and found.steps else 0
+
+
+def show_host_keys(cluster: "Cluster") -> None:
+    """Print the host keys that were learnt just now: whoever wants to be sure compares them on the nodes."""
+    for node, key in cluster.new_host_keys.items():
+        console.warn(f"first contact with {node}: its host key is {key.type} {key.fingerprint}")
 
 
 def show_sizes(nodes: dict[str, list[tuple[str, int, str]]]) -> None:

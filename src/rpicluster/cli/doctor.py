@@ -104,7 +104,7 @@ def _write_bundle(cluster: "Cluster", found: "Examination", path: Path) -> int:
     except RpiclusterError as error:
         text = f"no plan: {error.message}\n"
     if cluster.spec.is_local:
-        folder = cluster.state.directory
+        folder = cluster.site.directory
         logs = local_logs(folder / "logs")
         for node in cluster.placement.nodes.values() if (folder / "cluster.yml").exists() else ():
             token = Path(token_file(node.paths, cluster.login))

@@ -18,23 +18,36 @@ if TYPE_CHECKING:
 @yes_option
 @json_option
 @click.option("--plan", "plan_file", type=click.Path(exists=True, dir_okay=False), help="Apply a saved plan.")
-def up(which: str | None, yes: bool, as_json: bool, plan_file: str | None) -> None:
+@click.option("--verify", is_flag=True, help="Run a small job on two workers even if nothing changed.")
+@click.option("--reboot", is_flag=True, help="Reboot boards whose firmware settings changed.")
+def up(
+    which: str | None, yes: bool, as_json: bool, plan_file: str | None, verify: bool, reboot: bool
+) -> None:
     """Make the cluster what cluster.yml says, and wait until it answers a query.
 
     Run it again after an interruption: it continues.
     """
-    bring_up(find_cluster(which), yes=yes, as_json=as_json, plan_file=plan_file)
+    cluster = find_cluster(which)
+    cluster.may_reboot(reboot)
+    bring_up(cluster, yes=yes, as_json=as_json, plan_file=plan_file, verify=verify)
 
 
 def bring_up(
-    cluster: "Cluster", *, yes: bool, as_json: bool = False, plan_file: str | None = None, guide: bool = True
+    cluster: "Cluster",
+    *,
+    yes: bool,
+    as_json: bool = False,
+    plan_file: str | None = None,
+    guide: bool = True,
+    verify: bool = False,
 ) -> None:
     """Plan, ask, apply, wait; also what `demo` does first."""
-    from rpicluster.cli.design import read_plan, show_plan
+    from rpicluster.cli.design import read_plan, show_host_keys, show_plan
 
     with cluster.changing("up"):
         fetch_runtime(cluster)
         plan = cluster.plan()
+        show_host_keys(cluster)
         if plan_file and read_plan(plan_file).hash != plan.hash:
             raise UsageError(
                 f"{plan_file} is stale: the cluster or its cluster.yml changed since it was saved",
@@ -49,7 +62,7 @@ def bring_up(
                 show_plan(plan)
             if not console.confirm(f"Apply this to {cluster.name}?", yes=yes):
                 raise UsageError("nothing was changed")
-        timings = apply_and_wait(cluster, plan)
+        timings = apply_and_wait(cluster, plan, verify=verify)
     if as_json:
         console.document({"cluster": cluster.name, "changed": len(plan.steps), "timings_s": timings})
     else:
@@ -74,10 +87,12 @@ def fetch_runtime(cluster: "Cluster") -> None:
         )
 
 
-def apply_and_wait(cluster: "Cluster", plan: "Plan") -> dict[str, float]:
+def apply_and_wait(cluster: "Cluster", plan: "Plan", *, verify: bool = False) -> dict[str, float]:
     """Apply with a line a step, then wait with a line a part; return seconds by phase."""
     with console.bars() as update:
-        return cluster.apply(plan, report=lambda key, text, share: update(key, share, 1.0, text))
+        return cluster.apply(
+            plan, report=lambda key, text, share: update(key, share, 1.0, text), verify=verify
+        )
 
 
 @click.command(epilog=examples("rpicluster status", "rpicluster status --json"))

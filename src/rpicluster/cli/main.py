@@ -22,6 +22,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "stop": ("lifecycle", "Stop every daemon; data stays"),
     "start": ("lifecycle", "Start a stopped cluster, cleaning up after a crash"),
     "destroy": ("lifecycle", "Remove a cluster with all its data, and prove that nothing is left"),
+    "check": ("nodes", "Look at every node, and say whether it can become one of the cluster"),
+    "ssh": ("nodes", "Log in on a node, or run a command there"),
     "connect": ("doors", "Print the lines that connect R or Python"),
     "sql": ("sql", "Run a SQL statement on the cluster"),
     "tables": ("sql", "List persistent tables, or describe one"),

@@ -1,8 +1,11 @@
 """Options that several commands share."""
 
+import sys
 from typing import TYPE_CHECKING
 
 import click
+
+from rpicluster.errors import UsageError
 
 if TYPE_CHECKING:
     from rpicluster.cluster import Cluster
@@ -22,7 +25,20 @@ def find_cluster(which: str | None) -> "Cluster":
     """Return the cluster that `--cluster` names; raises SpecError or UsageError."""
     from rpicluster.cluster import Cluster
 
-    return Cluster.find(which)
+    cluster = Cluster.find(which)
+    cluster.ask_password = _ask_password
+    return cluster
+
+
+def _ask_password(nodes: str) -> str:
+    """Ask once for the password of sudo, without showing it; exit 2 where nobody can be asked."""
+    if not sys.stdin.isatty():
+        raise UsageError(
+            f"sudo wants a password on {nodes}, and there is no terminal to ask for it",
+            hint="let the login run sudo without one, or run this in a terminal",
+        )
+    password: str = click.prompt(f"password of sudo on {nodes}", hide_input=True, err=True)
+    return password
 
 
 def examples(*lines: str) -> str:

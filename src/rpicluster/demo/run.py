@@ -112,7 +112,7 @@ def run(of: Cluster, folder: Path, connection: Path | None = None) -> Outcome:
     without a cluster.
     """
     door = connection or of.connection_path
-    results = of.state.directory / "demo"
+    results = of.site.directory / "demo"
     results.mkdir(mode=0o700, exist_ok=True)
     with Connection.load(door).session() as session:
         application = session.app_id()

@@ -50,6 +50,7 @@ class Action(StrEnum):
     """What a step does, in the order in which kinds of steps run."""
 
     STOP = "stop"
+    PREPARE = "prepare"  # logins, directories, packages of a real node
     INSTALL_RUNTIME = "install-runtime"
     WRITE = "write"
     REMOVE = "remove"
@@ -60,6 +61,7 @@ class Action(StrEnum):
 
 SYMBOLS = {
     Action.STOP: "!",
+    Action.PREPARE: "+",
     Action.INSTALL_RUNTIME: "+",
     Action.WRITE: "+",  # or "~" when the file is there already
     Action.REMOVE: "-",

@@ -1,4 +1,4 @@
-"""What `status` asks of each part of a local cluster: is there a process, is it stopped, does it answer."""
+"""What `status` asks of each part of a cluster: is there a process, is it stopped, does it answer."""
 
 import json
 import time
@@ -6,19 +6,46 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from rpicluster.design import layout
 from rpicluster.health.status import Probe, State
 from rpicluster.model.facts import Placement
 from rpicluster.model.spec import ClusterSpec
-from rpicluster.nodes.local.processes import is_stopped
-from rpicluster.nodes.local.supervision import UnitStatus
 from rpicluster.services.namenode import NameNode, NameNodeReport
 from rpicluster.services.yarn import NodeReport, Yarn
 
 # The keeper writes its status at every probe, 5 s apart; three of them late means that it hangs
 _KEEPER_LATE_S = 20
+
+
+class UnitState(Protocol):
+    """What a supervisor says of a unit."""
+
+    @property
+    def node(self) -> str:
+        """Name of its node."""
+        ...
+
+    @property
+    def unit(self) -> str:
+        """Its name."""
+        ...
+
+    @property
+    def state(self) -> str:
+        """`running`, `stopped`, `failed`, or `unknown` where its node does not say."""
+        ...
+
+    @property
+    def pid(self) -> int | None:
+        """Its process, None if it has none."""
+        ...
+
+    @property
+    def detail(self) -> str:
+        """What the supervisor says of it."""
+        ...
 
 
 @dataclass
@@ -27,9 +54,11 @@ class ClusterProbes:
 
     spec: ClusterSpec
     placement: Placement
-    units: Sequence[UnitStatus]
+    units: Sequence[UnitState]
     namenode: NameNode
     yarn: Yarn
+    session_report: Callable[[], dict[str, Any] | None]
+    is_frozen: Callable[[int], bool]
 
     def all(self) -> list[Probe]:
         """Return the probes in the order in which parts depend on each other."""
@@ -50,11 +79,13 @@ class ClusterProbes:
         status = next((s for s in self.units if (s.node, s.unit) == (node, unit)), None)
         if status is None:
             return "down", "it was never started"
+        if status.state == "unknown":
+            return None  # its node was not asked in time: what the daemon answers counts
         if status.state == "stopped":
             return "down", "it is stopped"
         if status.state == "failed" or status.pid is None:
             return "down", status.detail or "it has no process"
-        if is_stopped(status.pid):
+        if self.is_frozen(status.pid):
             return "frozen", f"process {status.pid} was stopped by a signal: kill -CONT {status.pid}"
         return None
 
@@ -99,7 +130,7 @@ class ClusterProbes:
         return "ok", f"{memory} given to {node.containers} containers (advisory)"
 
     def _ask_session(self) -> tuple[State, str]:
-        found = read_session(self.placement, self.spec)
+        found = self.session_report()
         if found is None:
             return "starting", "the keeper has not reported yet"
         if time.time() - float(found.get("updated_at", 0)) > _KEEPER_LATE_S:

@@ -344,6 +344,10 @@ class MachineFacts(_Model):
     package_managers: tuple[str, ...] = Field(default=(), description="apt and dpkg at work now")
     firewall_tables: tuple[str, ...] | None = None
     kernel_log: tuple[str, ...] = Field(default=(), description="lines about power, disks, memory, network")
+    runtime: str | None = Field(default=None, description="name of the runtime's folder that is in use")
+    file_system: str | None = Field(
+        default=None, description="clusterID in the NameNode's directory, `unknown` for anything else in it"
+    )
     manifest: Manifest | None = None
     deployed: dict[str, DeployedFile] = Field(
         default={}, description="the manifest's files as they stand there now; a missing one is missing here"

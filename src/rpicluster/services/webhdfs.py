@@ -211,6 +211,12 @@ class WebHdfs:
         if not self._do("PUT", "MKDIRS", path, params, what=f"make the directory {path}")["boolean"]:
             raise ServiceError(f"{self.namenode} did not make the directory {path}")
 
+    def set_owner(self, path: str, owner: str) -> None:
+        """Give a file or directory to another user, which only HDFS's superuser may."""
+        path = self.absolute(path)
+        url, what = self.url("SETOWNER", path, {"owner": owner}), f"give {path} to {owner}"
+        self.transport.request_json(self.namenode, "PUT", url, what=what, idempotent=True)
+
     def rename(self, source: str, target: str, *, overwrite: bool = False) -> None:
         """Give `source` the name `target`, in one step that is seen whole or not at all.
 

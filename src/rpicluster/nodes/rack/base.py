@@ -40,8 +40,6 @@ PACKAGES = (
     "zstd",
 )
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
-DEFAULT_MIRROR = "http://deb.debian.org/debian"
-DEFAULT_SECURITY = "http://deb.debian.org/debian-security"
 OWN_CERTIFICATES = Path("/usr/local/share/ca-certificates")
 
 _FORMAT = 1  # raised when what `_configure` does changes
@@ -99,25 +97,24 @@ def own_certificates(folder: Path = OWN_CERTIFICATES) -> dict[str, bytes]:
     return {name.replace("/", "_"): path.read_bytes() for name, path in found.items() if path.is_file()}
 
 
-def apt_archives() -> tuple[str, str]:
-    """Return the Debian archive and the security archive that this machine uses, else Debian's own."""
-    mirror, security = DEFAULT_MIRROR, DEFAULT_SECURITY
+def apt_archives() -> tuple[str | None, str | None]:
+    """Return the Debian archive and the security archive that this machine's apt uses, None for neither."""
     if find_tool("apt-get"):
-        with contextlib.suppress(RackError):  # no lists fetched yet: Debian's own archives serve
+        with contextlib.suppress(RackError):  # no lists fetched yet: debootstrap knows an archive itself
             listing = run(["apt-get", "indextargets", "--format", "$(ORIGIN)|$(LABEL)|$(REPO_URI)"])
             return archives_in(listing)
-    return mirror, security
+    return None, None
 
 
-def archives_in(listing: str) -> tuple[str, str]:
+def archives_in(listing: str) -> tuple[str | None, str | None]:
     """Return archive and security archive from `apt-get indextargets` lines of ORIGIN|LABEL|REPO_URI."""
-    found = {"Debian": DEFAULT_MIRROR, "Debian-Security": DEFAULT_SECURITY}
+    found: dict[str, str] = {}
     for line in reversed(listing.splitlines()):
         origin, _, rest = line.partition("|")
         label, _, uri = rest.partition("|")
-        if origin == "Debian" and label in found and uri.startswith(("http://", "https://")):
+        if origin == "Debian" and uri.startswith(("http://", "https://")):
             found[label] = uri.rstrip("/")
-    return found["Debian"], found["Debian-Security"]
+    return found.get("Debian"), found.get("Debian-Security")
 
 
 def ensure_base(suite: str, *, report: Report, root: Path | None = None) -> Path:
@@ -168,6 +165,7 @@ def _contained(*command: str) -> list[str]:
 
 
 def _build(suite: str, root: Path, log: Path, report: Report) -> None:
+    mirror, _ = apt_archives()
     command = _contained(
         "debootstrap",
         "--variant=minbase",
@@ -176,7 +174,7 @@ def _build(suite: str, root: Path, log: Path, report: Report) -> None:
         f"--include={','.join(PACKAGES)}",
         suite,
         str(root),
-        apt_archives()[0],
+        *([mirror] if mirror else []),
     )
     with (
         log.open("w") as file,

@@ -98,9 +98,11 @@ WantedBy=sysinit.target
 """
 
 
-def apt_sources(suite: str, mirror: str, security: str) -> str:
-    """Return /etc/apt/sources.list for one suite from the two archives that the machine itself uses."""
-    archives = ((mirror, suite), (mirror, f"{suite}-updates"), (security, f"{suite}-security"))
+def apt_sources(suite: str, mirror: str, security: str | None) -> str:
+    """Return /etc/apt/sources.list for one suite from the archives that the machine itself uses."""
+    archives = [(mirror, suite), (mirror, f"{suite}-updates")]
+    if security:
+        archives.append((security, f"{suite}-security"))
     return "".join(f"deb {uri} {name} main\n" for uri, name in archives)
 
 
@@ -183,21 +185,27 @@ def _quoted(path: PurePath) -> str:
 
 
 def cluster_yml(
-    rack: str, nodes: Sequence[NodeRequest], addresses: Sequence[NodeAddresses], host_cores: int
+    rack: str,
+    nodes: Sequence[NodeRequest],
+    addresses: Sequence[NodeAddresses],
+    host_cores: int,
+    folder: PurePath,
 ) -> str:
     """Return a cluster.yml for the rack: pi1 manages, the others work, a lone node does both."""
     lines = [
         f"# Virtual Pis of rack {rack}, made by `rpicluster rack up`. `rpicluster plan` shows what follows.",
         f"name: {rack}",
+        f"users: [{USER}]",
         "nodes:",
     ]
     for place, (node, address) in enumerate(zip(nodes, addresses, strict=True)):
         roles = ["manager", "worker"] if len(nodes) == 1 else ["worker"] if place else ["manager"]
+        config = json.dumps(str(folder / "ssh_config"))
         cores = host_cores if node.cpus is None else min(host_cores, max(1, -(-node.cpus // 1)))
         lines += [
             f"  - name: {node.name}",
             f"    roles: [{', '.join(roles)}]",
-            f"    ssh: {{host: {address.v4}, user: {USER}}}",
+            f"    ssh: {{host: {address.v4}, user: {USER}, config: {config}}}",
             f"    hardware: {{memory: {format_memory(node.memory_mib)}, cores: {int(cores)}}}",
         ]
     return "\n".join(lines) + "\n"

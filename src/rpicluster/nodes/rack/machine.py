@@ -90,9 +90,10 @@ def _make_seed(state: RackState, node: str, seed: Path) -> None:
         "etc/hosts": files.hosts_file(node),
         "etc/machine-id": state.machine_ids[node] + "\n",
         "etc/systemd/network/10-host0.network": files.network_unit(state.network, number),
-        "etc/apt/sources.list": files.apt_sources(state.suite, mirror, security),
         f"home/{files.USER}/.ssh/authorized_keys": state.key.with_suffix(".pub").read_text(),
     }
+    if mirror:  # else what debootstrap wrote stays
+        texts["etc/apt/sources.list"] = files.apt_sources(state.suite, mirror, security)
     for name, text in texts.items():
         path = seed / name
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)

@@ -143,7 +143,7 @@ def load(directory: Path) -> RackState | None:
 
 def written_cluster_yml(rack: RackState) -> str:
     """Return the cluster.yml that a rack writes unless somebody edited it."""
-    return cluster_yml(rack.name, rack.nodes, rack.all_addresses, os.cpu_count() or 1)
+    return cluster_yml(rack.name, rack.nodes, rack.all_addresses, os.cpu_count() or 1, rack.directory)
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,10 @@ def _system(reader: Reader, probe: ClockProbe | None) -> dict[str, object]:
 def _deployed(reader: Reader) -> dict[str, object]:
     hashes = reader.text("hashes")
     manifest = "manifest" in reader.sections
+    names = reader.text("name-directory").strip()
     return {
+        "runtime": reader.text("runtime").strip().rpartition("/")[2] or None,
+        "file_system": names.removeprefix("clusterID=") or None,
         "daemons": reader.read("daemons", read_deployed.read_daemons, ()),
         "package_managers": tuple(reader.text("package-managers").splitlines()),
         "manifest": reader.read("manifest", read_deployed.read_manifest, None) if manifest else None,

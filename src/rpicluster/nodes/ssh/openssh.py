@@ -124,7 +124,7 @@ class OpenSsh:
         """
         command = list(argv)
         if sudo:
-            command, stdin = _as_root(command, stdin, sudo_password)
+            command, stdin = as_root(command, stdin, sudo_password)
         with tempfile.TemporaryDirectory(prefix="rpicluster-ssh-") as scratch:
             log = Path(scratch) / "log"
             errors = Path(scratch) / "stderr"
@@ -214,7 +214,7 @@ class OpenSsh:
         self._tell_connection(target, "exit")
 
     def _tell_connection(self, target: SshTarget, word: str) -> None:
-        line = ["ssh", *self._where(target), "-o", f"ControlPath={self._control_path(target)}", "-O", word]
+        line = ["ssh", *self.where(target), "-o", f"ControlPath={self._control_path(target)}", "-O", word]
         # No answer is as good as yes: the next connection is made anew, or fails with its own words.
         with contextlib.suppress(subprocess.TimeoutExpired, OSError):
             subprocess.run(
@@ -227,6 +227,13 @@ class OpenSsh:
 
     def options(self, target: SshTarget, log: Path, *, first_contact: bool = False) -> list[str]:
         """Return `ssh` with all options for a target; what the user's configuration says holds elsewhere."""
+        # DEBUG2 names the host key, says whether a login happened, and tells a command's own status of 255
+        # from a lost connection's. It goes to a file of its own.
+        talk = ["-E", str(log), "-o", "LogLevel=DEBUG2"]
+        return ["ssh", *talk, *self.shared_options(target, first_contact=first_contact)]
+
+    def shared_options(self, target: SshTarget, *, first_contact: bool = False) -> list[str]:
+        """Return the options by which any ssh to a target uses the same connection, keys and checks."""
         settings = {
             "BatchMode": "yes",
             "StrictHostKeyChecking": "accept-new" if first_contact else "yes",
@@ -242,11 +249,8 @@ class OpenSsh:
             "PermitLocalCommand": "no",
             "RemoteCommand": "none",
             "RequestTTY": "no",
-            # Names the host key, says whether a login happened, and tells a command's own status of 255
-            # from a lost connection's. It goes to a file of its own.
-            "LogLevel": "DEBUG2",
         }
-        words = ["ssh", *self._where(target), "-T", "-x", "-a", "-E", str(log)]
+        words = [*self.where(target), "-T", "-x", "-a"]
         for name, value in settings.items():
             words += ["-o", f"{name}={value}"]
         return words
@@ -263,7 +267,8 @@ class OpenSsh:
                 self._exchange(line, b"", stderr, None, None, _PROXY_DEADLINE_S)
             return _text(log) + _text(errors)
 
-    def _where(self, target: SshTarget) -> list[str]:
+    def where(self, target: SshTarget) -> list[str]:
+        """Return the options that say who logs in where; raises UsageError for what is no name."""
         # The spec's pattern says so already; here nothing that came another way gets through either.
         if target.host.startswith("-") or _FORBIDDEN.search(target.host):
             raise UsageError(f"{target.host!r} is not a host name", hint="letters, digits, dots and dashes")
@@ -322,7 +327,8 @@ class OpenSsh:
         return exchange
 
 
-def _as_root(command: list[str], stdin: bytes, password: str | None) -> tuple[list[str], bytes]:
+def as_root(command: list[str], stdin: bytes, password: str | None) -> tuple[list[str], bytes]:
+    """Return what runs `command` as root, and its stdin; a password goes first on stdin, never on argv."""
     if password is None:
         return ["sudo", "-n", "--", *command], stdin
     if "\n" in password or "\0" in password:

@@ -46,17 +46,30 @@ see_modes() {
   listed | xargs -0 -r stat -c '%a %U %n' --
 }
 
+see_runtime() {
+  readlink /opt/rpicluster/runtime || true
+}
+
+# Whose file system the NameNode's directory holds. A missing or empty directory prints nothing.
+see_name_directory() {
+  [ -n "$(ls -A "$names" 2>/dev/null)" ] || return 0
+  sed -n '/^clusterID=/p' "$names/current/VERSION" | grep . || echo unknown
+}
+
 see_kernel_log() {
   dmesg | grep -E 'Under-?voltage|[Tt]hrottl|I/O error|EXT4-fs error|mmc[0-9].*(error|timeout)|Out of memory: Kill|oom-kill|uas_eh_|Remounting filesystem read-only|nvme.*(timeout|controller is down)|NETDEV WATCHDOG' | tail -n 40
 }
 
 mark=$1
 manifest=/var/lib/rpicluster/manifest.json
+names=/var/lib/rpicluster/namenode/name
 section privilege printf '%s\n' "$2"
 section daemons see_daemons
 section listeners ss -Hltnpe
 section package-managers see_package_managers
 section firewall nft list tables
+section runtime see_runtime
+section name-directory see_name_directory
 section kernel-log see_kernel_log
 if [ -e "$manifest" ]; then
   section manifest cat "$manifest"

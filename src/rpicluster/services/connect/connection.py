@@ -31,6 +31,7 @@ class Connection:
     webhdfs_user: str
     connect_host: str = "127.0.0.1"
     namespace: str | None = "rpi.default"
+    tunnelled: bool = False  # behind SSH: `Cluster.open_door` must come first
 
     @classmethod
     def load(cls, path: Path) -> "Connection":

@@ -1,0 +1,224 @@
+"""The control machine's side: one stream over SSH to the first node, which passes it on to the next."""
+
+import contextlib
+import json
+import secrets
+import tarfile
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import IO, Any, cast
+
+from rpicluster.errors import RpiclusterError
+from rpicluster.model.spec import SshTarget
+from rpicluster.nodes.ssh.openssh import OpenSsh
+from rpicluster.nodes.ssh.stream import Stream, open_stream
+
+MANIFEST = "rpicluster-runtime.json"
+_TOKEN_BYTES = 32
+_STORED_S = 300.0  # a slow card writes 500 MB to its end
+_PIPE_BYTES = 1 << 20
+Report = Callable[[str, str, int], None]  # (node, phase, bytes so far)
+
+
+@dataclass(frozen=True)
+class Destination:
+    """A node that gets the runtime: how it is reached, and its address for the node before it."""
+
+    target: SshTarget
+    address: str
+    python: str = "/usr/bin/python3"
+    sudo_password: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class Package:
+    """What is sent: the folder of a runtime, and where it goes on every node."""
+
+    source: Path
+    folder: str
+
+    @property
+    def manifest_sha256(self) -> str:
+        """The hash by which a node knows the right manifest, and by that every file."""
+        return sha256((self.source / MANIFEST).read_bytes()).hexdigest()
+
+    @property
+    def size_bytes(self) -> int:
+        """What is sent, without tar's own blocks."""
+        return int(json.loads((self.source / MANIFEST).read_text())["size_bytes"])
+
+
+def fan_out(
+    package: Package,
+    nodes: Mapping[str, Destination],
+    ssh: OpenSsh,
+    *,
+    report: Report,
+    cancel: threading.Event | None = None,
+) -> dict[str, RpiclusterError]:
+    """Bring the runtime to all nodes; return why it failed, by the name of each node where it did.
+
+    Nodes stand in a chain, so that one copy leaves the control machine. Those that the chain does not reach,
+    because one in it failed or because nodes cannot reach each other, get a copy each over SSH.
+    """
+    cancel = cancel or threading.Event()
+    failed = _chain(package, nodes, ssh, report, cancel)
+    again = {name: nodes[name] for name in failed}
+    if not again or cancel.is_set() or len(nodes) == 1:
+        return failed
+    results: dict[str, RpiclusterError] = {}
+
+    def alone(name: str) -> None:
+        results.update(_chain(package, {name: again[name]}, ssh, report, cancel))
+
+    threads = [threading.Thread(target=alone, args=(name,)) for name in again]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return results
+
+
+def _chain(
+    package: Package,
+    nodes: Mapping[str, Destination],
+    ssh: OpenSsh,
+    report: Report,
+    cancel: threading.Event,
+) -> dict[str, RpiclusterError]:
+    """Send along a chain of nodes; return the failures of those that did not store all of it."""
+    receiver = (Path(__file__).parent / "on_node" / "receive.py").read_text()
+    receivers: dict[str, _Receiver] = {}
+    with ExitStack() as stack:
+        following: dict[str, object] | None = None
+        # The last first: each must know the port of the one behind it.
+        for name, node in reversed(list(nodes.items())):
+            is_first = name == next(iter(nodes))
+            stream = stack.enter_context(
+                open_stream(
+                    ssh,
+                    node.target,
+                    [node.python, "-c", receiver],
+                    node=name,
+                    what="receiving the runtime",
+                    sudo=True,
+                    sudo_password=node.sudo_password,
+                )
+            )
+            token = secrets.token_hex(_TOKEN_BYTES)
+            order: dict[str, object] = {
+                "folder": package.folder,
+                "manifest_sha256": package.manifest_sha256,
+                "address": node.address,
+                "listen": None if is_first else {"token": token},
+                "next": following,
+            }
+            mine = receivers[name] = _Receiver(name, stream, report)
+            mine.begin(order)
+            if not is_first:
+                port = mine.port()
+                following = {"address": node.address, "port": port, "token": token} if port else following
+        first = receivers[next(iter(nodes))]
+        _send(package, first.stream.stdin, cancel)
+        return {name: error for name, mine in receivers.items() if (error := mine.end(cancel))}
+
+
+class _Receiver:
+    """One node's receiver, followed in a thread."""
+
+    def __init__(self, name: str, stream: Stream, report: Report) -> None:
+        self.name = name
+        self.stream = stream
+        self._report = report
+        self._port: int | None = None
+        self._talked = threading.Event()
+        self._done = False
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+
+    def begin(self, order: dict[str, object]) -> None:
+        with contextlib.suppress(OSError):  # it has ended already: `end` says why
+            self.stream.stdin.write(json.dumps(order).encode() + b"\n")
+            self.stream.stdin.flush()
+        self._thread.start()
+
+    def port(self) -> int | None:
+        """Return where it listens, None if it ended before it did."""
+        self._talked.wait(30)
+        return self._port
+
+    def end(self, cancel: threading.Event) -> RpiclusterError | None:
+        """Wait until it has stored everything; return why it has not."""
+        waited = 0.0
+        while self._thread.is_alive() and waited < _STORED_S and not cancel.is_set():
+            self._thread.join(0.2)
+            waited += 0.2
+        if self._done:
+            return None
+        if cancel.is_set():
+            return RpiclusterError(f"{self.name}: sending the runtime was broken off", hint="rpicluster up")
+        if self._thread.is_alive():
+            self.stream.end()
+        return self.stream.failure() or RpiclusterError(f"{self.name}: the runtime did not arrive")
+
+    def _follow(self) -> None:
+        for line in self.stream.lines():
+            word, _, rest = line.partition(" ")
+            if word == "port":
+                self._port = int(rest)
+                self._talked.set()
+            elif word == "bytes":
+                self._report(self.name, "runtime", int(rest))
+            elif word == "storing":
+                self._report(self.name, "storing the runtime", 0)
+            elif word == "done":
+                self._done = True
+        self._talked.set()
+
+
+def _send(package: Package, stdin: IO[bytes], cancel: threading.Event) -> None:
+    """Write the tar stream; a receiver that has ended says itself why."""
+    with contextlib.suppress(OSError, _Cancelled):
+        with tarfile.open(
+            fileobj=cast(Any, _Watched(stdin, cancel)), mode="w|", bufsize=_PIPE_BYTES
+        ) as archive:
+            for path in _in_order(package.source):
+                name = str(path.relative_to(package.source))
+                archive.add(path, arcname=name, recursive=False, filter=_plain)
+        stdin.close()
+
+
+class _Cancelled(Exception):
+    pass
+
+
+class _Watched:
+    """A writer that gives up when it is told to."""
+
+    def __init__(self, file: IO[bytes], cancel: threading.Event) -> None:
+        self._file = file
+        self._cancel = cancel
+
+    def write(self, chunk: bytes) -> int:
+        if self._cancel.is_set():
+            raise _Cancelled
+        return self._file.write(chunk)
+
+
+def _plain(member: tarfile.TarInfo) -> tarfile.TarInfo:
+    member.uid = member.gid = 0
+    member.uname = member.gname = "root"
+    return member
+
+
+def _in_order(source: Path) -> Iterator[Path]:
+    """Yield the manifest, then every file that it lists."""
+    yield source / MANIFEST
+    document = json.loads((source / MANIFEST).read_text(encoding="utf-8"))
+    for name in sorted(
+        document["files"], key=lambda name: (bool(document["files"][name].get("same_as")), name)
+    ):
+        yield source / name

@@ -1,0 +1,158 @@
+"""Where everything of a cluster behind SSH stands, from what was seen of its nodes. Pure."""
+
+import ipaddress
+from collections.abc import Mapping
+
+from rpicluster.design.preview import JAVA_HOME, PATHS, PYTHON
+from rpicluster.errors import FactsIncomplete, SpecError
+from rpicluster.model.facts import JAVA_WANTED, ClusterFacts, NodeFacts, NodePlacement, Placement, node_facts
+from rpicluster.model.machine import MachineFacts
+from rpicluster.model.ports import MANAGER_PORTS, SESSION_PORTS, WORKER_PORTS
+from rpicluster.model.spec import ClusterSpec, NodeSpec, Role, SshTarget
+
+JAVA_USABLE = (17, 21)
+# Debian 13 and what comes after it have no 17 (packages.debian.org, openjdk-17-jre-headless).
+_ONLY_21 = frozenset({"trixie", "forky", "duke"})
+
+
+def target_of(node: NodeSpec) -> SshTarget:
+    """Return how a node is reached; a cluster behind SSH has no other nodes."""
+    if node.ssh is None:
+        raise SpecError(f"node {node.name} has no `ssh`")
+    return node.ssh
+
+
+def session_users(spec: ClusterSpec, manager: MachineFacts | None) -> tuple[str, ...]:
+    """Return who has a session: `users:`, by default the login by which the manager is reached."""
+    if spec.users:
+        return spec.users
+    login = manager.login if manager else target_of(spec.manager).user or "pi"
+    if login is None or login == "root":
+        raise SpecError(
+            "cluster.yml does not say who uses the cluster, and nobody's login is known on "
+            f"{spec.manager.name}",
+            hint="add to cluster.yml:  users: [pi]",
+        )
+    return (login,)
+
+
+def cluster_facts(spec: ClusterSpec, machines: Mapping[str, MachineFacts | None]) -> ClusterFacts:
+    """Return the facts for sizing; of a node that was never seen, what its `hardware:` says.
+
+    Raises SpecError for a node that was never seen and has no `hardware:`, FactsIncomplete.
+    """
+    nodes = {}
+    for node in spec.nodes:
+        machine = machines.get(node.name)
+        if machine is not None:
+            nodes[node.name] = node_facts(node.name, machine, data_path=PATHS.data)
+            continue
+        if node.hardware is None:
+            raise SpecError(
+                f"node {node.name} was never seen and cluster.yml does not say what it is",
+                hint=f"switch it on, or add to {node.name}:  hardware: {{memory: 4G, cores: 4}}",
+            )
+        nodes[node.name] = NodeFacts(
+            name=node.name,
+            memory_mib=node.hardware.memory,
+            cores=node.hardware.cores,
+            arch="aarch64",
+            observed=False,
+        )
+    return ClusterFacts(nodes=nodes)
+
+
+def place_nodes(
+    spec: ClusterSpec, machines: Mapping[str, MachineFacts | None], *, cluster_id: str, login: str
+) -> Placement:
+    """Return where everything stands; raises FactsIncomplete for a node whose address nobody knows."""
+    manager = machines.get(spec.manager.name)
+    networks = _networks(manager) if manager else []
+    nodes = {}
+    for node in spec.nodes:
+        roles, machine = spec.roles_of(node), machines.get(node.name)
+        ports = MANAGER_PORTS | SESSION_PORTS if Role.MANAGER in roles else {}
+        ports = ports | WORKER_PORTS if Role.WORKER in roles else ports
+        nodes[node.name] = NodePlacement(
+            address=cluster_address(node.name, target_of(node), machine, networks),
+            paths=PATHS,
+            java_home=java_home(machine) if machine else JAVA_HOME,
+            python=PYTHON,
+            ports=ports,
+        )
+    return Placement(cluster_id=cluster_id, nodes=nodes, login=login)
+
+
+def cluster_address(
+    name: str,
+    target: SshTarget,
+    machine: MachineFacts | None,
+    networks: list[ipaddress.IPv4Network],
+) -> str:
+    """Return the address under which the other nodes reach a node, from its own interfaces.
+
+    First the one by which we reach it, if that is its own; then one in a network of the manager; then the
+    one of its default route. Raises FactsIncomplete when it has none.
+    """
+    if machine is None:
+        return target.host
+    own = _addresses(machine)
+    if target.host in own:
+        return target.host
+    for address in own:
+        if any(ipaddress.IPv4Address(address) in network for network in networks):
+            return address
+    if own:
+        return own[0]
+    raise FactsIncomplete(
+        f"{name} has no IPv4 address but loopback, so other nodes cannot reach it",
+        hint=f"look at it: rpicluster ssh {name} ip addr",
+    )
+
+
+def _addresses(machine: MachineFacts) -> list[str]:
+    """Return a node's IPv4 addresses: of its default route first, cable before radio, real cards first."""
+    routed = {route.interface for route in machine.routes if route.family == 4}
+    interfaces = sorted(
+        (interface for interface in machine.interfaces if interface.up),
+        key=lambda i: (i.name not in routed, i.wireless, not i.hardware),
+    )
+    return [
+        address.address
+        for interface in interfaces
+        for address in interface.addresses
+        if address.scope == "global" and ":" not in address.address
+    ]
+
+
+def _networks(machine: MachineFacts) -> list[ipaddress.IPv4Network]:
+    return [
+        ipaddress.IPv4Network(f"{address.address}/{address.prefix}", strict=False)
+        for interface in machine.interfaces
+        for address in interface.addresses
+        if address.scope == "global" and ":" not in address.address
+    ]
+
+
+def java_home(machine: MachineFacts) -> str:
+    """Return the Java that a node has and that will do, else the one that will be installed."""
+    usable = [java for java in machine.java if java.major in JAVA_USABLE]
+    if usable:
+        return min(usable, key=lambda java: java.major != JAVA_WANTED).home
+    arch = machine.userland_arch or {"aarch64": "arm64", "x86_64": "amd64"}.get(machine.kernel_arch or "", "")
+    return f"/usr/lib/jvm/java-{java_to_install(machine)}-openjdk-{arch or 'arm64'}"
+
+
+def java_to_install(machine: MachineFacts) -> int:
+    """Return 17, or 21 where the node's system does not offer it."""
+    return 21 if machine.os is not None and machine.os.codename in _ONLY_21 else JAVA_WANTED
+
+
+def packages(machine: MachineFacts) -> tuple[str, ...]:
+    """Return the Debian packages that a node lacks."""
+    missing = []
+    if not any(java.major in JAVA_USABLE for java in machine.java):
+        missing.append(f"openjdk-{java_to_install(machine)}-jre-headless")
+    if machine.firewall_tables is None:
+        missing.append("nftables")
+    return tuple(missing)
