@@ -12,7 +12,6 @@ import pytest
 from rpicluster.cluster import Cluster
 from rpicluster.errors import LocalEngineError, RpiclusterError
 from rpicluster.nodes.local.facts import find_java
-from rpicluster.nodes.local.first_spec import initial_spec
 from rpicluster.runtime import store
 
 # A shell ignores SIGINT in what it runs in the background, and programs started by tests would inherit that.
@@ -52,6 +51,18 @@ def java_home() -> str:
         pytest.skip(f"no Java: {error.message}")
 
 
+# Two sessions, because some tests bring a second driver: each has an executor wherever YARN puts the masters.
+# Executors that one test no longer needs go back before the next test waits for them.
+SHARED = """\
+name: shared
+nodes:
+  - {name: manager, local: {memory: 2560M, cores: 1}}
+  - {name: worker1, local: {memory: 2G, cores: 1}}
+  - {name: worker2, local: {memory: 2G, cores: 1}}
+sessions: {max: 2, idle_timeout_s: 30}
+"""
+
+
 @pytest.fixture(scope="session")
 def cluster(
     runtime: store.Runtime, java_home: str, tmp_path_factory: pytest.TempPathFactory
@@ -67,10 +78,7 @@ def cluster(
     os.environ["RPICLUSTER_STATE_DIR"] = str(folder / "state")
     spec = folder / "cluster.yml"
     if not spec.exists():
-        # executors that one test no longer needs go back before the next test waits for them
-        spec.write_text(
-            initial_spec(name="shared", workers=2, memory=None) + "sessions: {idle_timeout_s: 30}\n"
-        )
+        spec.write_text(SHARED)
     found = Cluster.from_file(spec)
     try:
         _bring_up(found)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from rpicluster.services.connect.execution import SqlProgress
 
 NODES_AFTER_S = 1.0
+WAITING_AFTER_S = 10.0
 
 
 @click.command(
@@ -169,6 +170,8 @@ def _show_progress(
     # Asking Spark where its tasks run takes longer than a short statement does.
     nodes = ", ".join(cluster.busy_nodes()) if progress.elapsed_s > NODES_AFTER_S else ""
     where = f" on {nodes}" if nodes else ""
+    if not progress.running_tasks and progress.elapsed_s > WAITING_AFTER_S:
+        where = ", waiting for YARN to give an executor (`rpicluster jobs list` shows who holds memory)"
     update("stages", progress.tasks_done, progress.tasks_total, f"{done}, {tasks}{where}")
 
 
