@@ -82,6 +82,7 @@ def test_a_cluster_comes_up_works_and_goes_without_a_trace(
     assert not (folder / "state" / "clusters" / cluster.name).exists()
 
 
+@pytest.mark.long
 def test_killing_the_supervisor_and_two_ups_at_once(tmp_path, monkeypatch, runtime, java_home, bring_up):
     monkeypatch.setenv("RPICLUSTER_STATE_DIR", str(tmp_path / "state"))
     spec = tmp_path / "cluster.yml"

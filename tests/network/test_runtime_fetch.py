@@ -163,6 +163,7 @@ def test_spark_does_all_that_the_project_promises(runtime, environment, tmp_path
     assert run.stdout == EXPECTED and run.returncode == 0, run.stdout[-4000:] + run.stderr[-4000:]
 
 
+@pytest.mark.long
 def test_spark_shell_compiles_scala(runtime, environment, tmp_path):
     typed = """
         case class P(a: Int)
@@ -173,6 +174,7 @@ def test_spark_shell_compiles_scala(runtime, environment, tmp_path):
     assert "sum 5" in run.stdout, run.stdout[-2000:] + run.stderr[-2000:]
 
 
+@pytest.mark.long
 def test_the_hive_classes_that_sparklyr_asks_for_are_there(runtime, environment, tmp_path):
     """sparklyr enables Hive support unless told otherwise: a table in an embedded metastore must work."""
     statement = "create table t as select 1 a; select sum(a) + 41 from t"
