@@ -79,7 +79,8 @@ def fresh_root(cache: Path, target: Path) -> None:
 def run_inside(root: Path, command: str, log: Path) -> Step:
     """Run a shell command in /project of `root`, in mount and process namespaces of its own."""
     script = (
-        'mount --rbind /dev "$1/dev" && mount -t proc proc "$1/proc" && '
+        # a root that is no mount point of its own could not be unshared inside
+        'mount --bind "$1" "$1" && mount --rbind /dev "$1/dev" && mount -t proc proc "$1/proc" && '
         'mount -t sysfs -o ro sysfs "$1/sys" && mount -t tmpfs tmpfs "$1/run" && '
         'exec chroot "$1" /usr/bin/env -i "${@:3}" /bin/sh -c "cd /project && $2"'
     )

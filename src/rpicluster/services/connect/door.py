@@ -1,13 +1,17 @@
 """The channel to one Spark Connect server, and the calls that go through it."""
 
+import contextlib
 import ipaddress
 import os
+import threading
 import uuid
+import weakref
 from collections.abc import Callable
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
-from rpicluster.errors import UsageError
+from rpicluster.errors import RpiclusterError, UsageError
 from rpicluster.services.connect.failures import explain, failure_of
 from rpicluster.services.connect.protocol import load_messages
 
@@ -16,6 +20,7 @@ CLIENT_TYPE = "rpicluster"
 # How long a TCP connection and HTTP/2 hello may take. A frozen driver's kernel still accepts connections.
 CONNECT_S = 10
 CALL_S = 15
+AFTERWARDS_S = 5.0
 
 
 class Door:
@@ -39,6 +44,10 @@ class Door:
         self._messages: Any = None
         self._channel: Any = None
         self._stubs: dict[str, Any] = {}
+        # Unlike Queue, it may be put into while the same thread is inside of put().
+        self._left_over: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._worker: threading.Thread | None = None
+        weakref.finalize(self, self._left_over.put, None)
 
     @property
     def where(self) -> str:
@@ -98,6 +107,10 @@ class Door:
 
         return explain(failure_of(error), where=self.where, full_details=full_details)
 
+    def afterwards(self, action: Callable[[], None]) -> None:
+        """Have a thread of its own do `action` soon; may be called anywhere, by the garbage collector too."""
+        self._left_over.put(action)
+
     def stub(self, name: str) -> Any:
         """Return the callable for a method of the service, by its name."""
         if name not in self._stubs:
@@ -112,7 +125,11 @@ class Door:
         return self._stubs[name]
 
     def close(self) -> None:
-        """Close the channel; a later call opens it again."""
+        """Close the channel, when what was left for afterwards is done; a later call opens it again."""
+        if self._worker is not None:
+            self._left_over.put(None)
+            self._worker.join(AFTERWARDS_S)
+            self._worker = None
         self._stubs.clear()
         if self._channel is not None:
             self._channel.close()
@@ -124,26 +141,41 @@ class Door:
 
     def _open(self) -> Any:
         if self._channel is None:
-            # Else gRPC's core writes to standard error and hooks fork(); R and the CLI start children.
-            os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-            os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
-            import grpc
-
-            options = [
-                # Arrow batches grow beyond gRPC's 4 MiB when rows are wide.
-                ("grpc.max_receive_message_length", -1),
-                ("grpc.max_send_message_length", -1),
-                # http_proxy must not send a loopback connection elsewhere.
-                ("grpc.enable_http_proxy", 0),
-                # Two sessions in one process must not share a connection, and so a broken one.
-                ("grpc.use_local_subchannel_pool", 1),
-                # The first of these is also gRPC's limit for the connection attempt itself.
-                ("grpc.min_reconnect_backoff_ms", CONNECT_S * 1000),
-                ("grpc.initial_reconnect_backoff_ms", 200),
-                ("grpc.max_reconnect_backoff_ms", 2000),
-            ]
-            self._channel = grpc.insecure_channel(f"{_bracketed(self.host)}:{self.port}", options)
+            self._channel = self._connect()
+            self._worker = threading.Thread(
+                target=_work_off, args=(self._left_over,), name="connect-afterwards", daemon=True
+            )
+            self._worker.start()
         return self._channel
+
+    def _connect(self) -> Any:
+        # Else gRPC's core writes to standard error and hooks fork(); R and the CLI start children.
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+        os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+        import grpc
+
+        options = [
+            # Arrow batches grow beyond gRPC's 4 MiB when rows are wide.
+            ("grpc.max_receive_message_length", -1),
+            ("grpc.max_send_message_length", -1),
+            # http_proxy must not send a loopback connection elsewhere.
+            ("grpc.enable_http_proxy", 0),
+            # Two sessions in one process must not share a connection, and so a broken one.
+            ("grpc.use_local_subchannel_pool", 1),
+            # The first of these is also gRPC's limit for the connection attempt itself.
+            ("grpc.min_reconnect_backoff_ms", CONNECT_S * 1000),
+            ("grpc.initial_reconnect_backoff_ms", 200),
+            ("grpc.max_reconnect_backoff_ms", 2000),
+        ]
+        return grpc.insecure_channel(f"{_bracketed(self.host)}:{self.port}", options)
+
+
+def _work_off(actions: "SimpleQueue[Callable[[], None] | None]") -> None:
+    for action in iter(actions.get, None):
+        # Nobody waits for it. ValueError is gRPC's for a channel that was closed meanwhile.
+        with contextlib.suppress(RpiclusterError, ValueError):
+            action()
+        del action  # it holds the door, which nobody else may hold any more
 
 
 def new_id() -> str:

@@ -80,22 +80,24 @@ class Execution:
 
     def __iter__(self) -> Iterator[Any]:
         """Iterate over the answers; see the class."""
-        finished = False
         try:
             for answer in self._answers():
                 if answer.HasField("execution_progress"):
                     self._report(answer.execution_progress)
                 else:
                     yield answer
-            finished = True
-        except RpiclusterError:
-            finished = True  # the server has ended it, does not answer, or was told to end it
+        except GeneratorExit:
+            # This may be the garbage collector in the middle of gRPC's own code, whose locks the same
+            # thread cannot take twice: a call from here would wait for itself.
+            self._door.afterwards(self._give_up)
             raise
-        finally:
-            self._call.cancel()
-            if not finished:
-                self.interrupt()
-            self._release_all()
+        except RpiclusterError:  # the server has ended it, does not answer, or was told to end it
+            self._forget()
+            raise
+        except BaseException:
+            self._give_up()
+            raise
+        self._forget()
 
     def interrupt(self) -> None:
         """Cancel this plan's work on the cluster, within INTERRUPT_S; no error if the server is gone."""
@@ -161,8 +163,14 @@ class Execution:
             request.last_response_id = self._last_response_id
         self._call = self._door.stream("ReattachExecute", request, timeout_s=self._remaining())
 
-    def _release_all(self) -> None:
+    def _give_up(self) -> None:
+        self._call.cancel()
+        self.interrupt()
+        self._forget()
+
+    def _forget(self) -> None:
         """Tell the server to forget the answers; not waited for, as it does so itself in time."""
+        self._call.cancel()
         messages = self._door.messages
         request = messages.ReleaseExecuteRequest(
             operation_id=self._operation_id,
