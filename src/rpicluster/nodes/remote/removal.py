@@ -51,7 +51,7 @@ def take_away(
     hosts = {
         name: Host(
             nodes.targets[name],
-            {"rpicluster_remove": _orders(machines[name], before.get(name))},
+            {"rpicluster_remove": orders(machines[name], before.get(name))},
             sudo_password=nodes.passwords.get(name),
         )
         for name in reachable
@@ -73,7 +73,8 @@ def take_away(
     return {node: left(before.get(node), after[node]) for node in after}, failed
 
 
-def _orders(machine: MachineFacts | None, before: Inventory | None) -> dict[str, Any]:
+def orders(machine: MachineFacts | None, before: Inventory | None) -> dict[str, Any]:
+    """Return what the role `remove` is told of a node. Pure."""
     listed = list(machine.manifest.files) if machine is not None and machine.manifest is not None else []
     units = [path.rpartition("/")[2] for path in listed if path.startswith(f"{layout.SYSTEMD}/rpicluster-")]
     files = {*listed, *(f"{layout.SYSTEMD}/{unit}" for unit in (*units, *_UNITS)), *_FILES}
