@@ -75,7 +75,7 @@ def node_names(text: str) -> tuple[str, ...]:
     """Return pi1..piN for a number, else the names of a list; raises UsageError."""
     from rpicluster.design.cards import node_name
 
-    if re.fullmatch(r"[0-9]+", text):
+    if re.fullmatch(r"[0-9]{1,9}", text):
         count = int(text)
         if not 1 <= count <= MAX_CARDS:
             raise UsageError(f"--nodes: {count} is not between 1 and {MAX_CARDS}")

@@ -35,7 +35,7 @@ class Machine:
 
 def machines(nodes: str, first: IPv4Address = FIRST_ADDRESS) -> tuple[Machine, ...]:
     """Return the VMs for `3` (4G, 2G, 2G) or for `4G,4G`; raises UsageError."""
-    if re.fullmatch(r"[0-9]+", nodes):
+    if re.fullmatch(r"[0-9]{1,9}", nodes):
         count = int(nodes)
         memories = [4096, *([2048] * (count - 1))] if count else []
     else:
