@@ -39,9 +39,7 @@ def facts(address: str, machine_id: str) -> MachineFacts:
     document["interfaces"] = [
         {"name": "eth0", "up": True, "addresses": [{"address": address, "prefix": 24}]},
     ]
-    document.update(
-        manifest=None, deployed={}, units={}, file_system=None, privilege="sudo", daemons=[]
-    )
+    document.update(manifest=None, deployed={}, units={}, file_system=None, privilege="sudo", daemons=[])
     return MachineFacts.model_validate(document)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import jsonschema
 import pytest
 from click.testing import CliRunner
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
@@ -173,6 +173,7 @@ def test_other_files_are_another_instance_so_that_cloud_init_reads_them() -> Non
 # -- keys ------------------------------------------------------------------------------------------------
 
 
+@settings(deadline=None, max_examples=50)
 @given(
     st.text(max_size=60).filter(
         lambda text: "PRIVATE KEY" not in text and not set(text) & set("\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029")
