@@ -119,6 +119,20 @@ def test_every_variable_of_the_roles_is_in_the_inventory(export: Export) -> None
         assert wanted - set(export.host(node)) == set()
 
 
+def test_a_folder_that_was_moved_finds_its_own_bundles(export: Export) -> None:
+    export.write()
+    export.folder = export.folder.rename(export.folder.with_name("moved"))
+    (export.folder / "show.yml").write_text(
+        "- hosts: all\n  gather_facts: false\n  tasks:\n"
+        "    - ansible.builtin.assert: {that: rpicluster_bundle is file}\n"
+        "    - ansible.builtin.assert: {that: rpicluster_export.done is file}\n"
+        "    - ansible.builtin.assert:\n"
+        "        that: lookup('ansible.builtin.file', 'receive.py') is search('manifest_sha256')\n"
+    )
+    done = export.ansible("playbook", "-i", "inventory", "show.yml")
+    assert done.returncode == 0, done.stdout
+
+
 def test_a_node_is_reached_as_cluster_yml_says(export: Export) -> None:
     export.write()
     host = export.host("pi1")
