@@ -154,12 +154,25 @@ def test_the_bundles_hold_every_rendered_file_with_its_bytes(export: Export) -> 
 def test_the_note_that_all_was_done_is_placed_last(export: Export) -> None:
     export.write()
     first, last = (
-        json.loads((export.folder / "bundles" / name).read_text())["files"][-1]
+        json.loads((export.folder / "bundles" / name).read_text())["files"]
         for name in ("pi2.json", "pi2.done.json")
     )
-    assert first["path"] == last["path"] == "/var/lib/rpicluster/manifest.json"
-    assert json.loads(base64.b64decode(first["content"]))["units"] == {}
-    assert set(json.loads(base64.b64decode(last["content"]))["units"]) == {"datanode", "nodemanager"}
+    assert [entry["path"] for entry in last] == ["/var/lib/rpicluster/manifest.json"]
+    assert "/var/lib/rpicluster/manifest.json" not in [entry["path"] for entry in first]
+    assert set(json.loads(base64.b64decode(last[0]["content"]))["units"]) == {"datanode", "nodemanager"}
+
+
+def test_what_it_places_its_destroy_removes(export: Export) -> None:
+    export.write()
+    for node, files in export.cluster.rendered.files.items():
+        orders = export.host(node)["rpicluster_remove"]
+        assert isinstance(orders, dict)
+        gone = (*orders["files"], *(f"{folder}/" for folder in orders["directories"]))
+        placed = [path if path.startswith("/") else f"/etc/rpicluster/{path}" for path in files]
+        assert [path for path in placed if not path.startswith(tuple(gone))] == []
+        units = {path.rpartition("/")[2] for path in placed if path.startswith("/etc/systemd/system/")}
+        assert units <= set(orders["units"])
+    assert "rpicluster-session-anna.service" in export.host("pi1")["rpicluster_remove"]["units"]  # type: ignore[index]
 
 
 def test_nobody_else_reads_the_folder_and_no_secret_is_in_it(export: Export) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -103,8 +104,13 @@ def test_a_second_run_restarts_nothing(exported: Exported) -> None:
     units = ("namenode", "resourcemanager", "session-pi")
     show = ("systemctl", "show", "-p", "MainPID", *(f"rpicluster-{unit}" for unit in units))
     before = exported.rack.ssh("pi1", *show)
-    exported.playbook("apply.yml")
+    said = exported.playbook("apply.yml")
     assert exported.rack.ssh("pi1", *show) == before
+    tasks = re.findall(r"^TASK \[(.*?)\] \**\n((?:(?!TASK ).*\n)*)", said, re.M)
+    assert {task for task, lines in tasks if "changed: [" in lines} == {
+        "firewall : Load the rules for a minute",
+        "firewall : Keep the rules",
+    }
 
 
 def test_its_destroy_takes_users_units_files_and_rules_away(exported: Exported) -> None:

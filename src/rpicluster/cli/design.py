@@ -26,7 +26,7 @@ CHANGES_PENDING = 3
     )
 )
 @click.argument("path", type=click.Path(dir_okay=False, path_type=Path), default=Path("cluster.yml"))
-@click.option("--name", default="demo", show_default=True, help="The cluster's name.")
+@click.option("--name", help="The cluster's name [default: demo, for cards lab].")
 @click.option("--workers", type=click.IntRange(1, 16), help="Virtual workers on this machine [default: 2].")
 @click.option("--memory", help="Memory of each worker, such as 2G [default: what suits this machine].")
 @click.option(
@@ -58,7 +58,12 @@ CHANGES_PENDING = 3
 )
 @click.option("--replace", is_flag=True, help="Cards: write anew what is in DIR.")
 def init(
-    path: Path, name: str, workers: int | None, memory: str | None, cards: Path | None, **about_cards: Any
+    path: Path,
+    name: str | None,
+    workers: int | None,
+    memory: str | None,
+    cards: Path | None,
+    **about_cards: Any,
 ) -> None:
     """Write a cluster.yml for virtual nodes on this machine, sized so that it is accepted.
 
@@ -72,7 +77,7 @@ def init(
 
         defaults = {"nodes": "3", "image": "ubuntu", "user": "pi"}
         chosen = {option: value or defaults.get(option) for option, value in about_cards.items()}
-        write_cards(path=path, folder=cards, name=name, **{**chosen, "dns": about_cards["dns"]})
+        write_cards(path=path, folder=cards, name=name or "lab", **{**chosen, "dns": about_cards["dns"]})
         return
     useless = [f"--{option}" for option, value in about_cards.items() if value]
     if useless:
@@ -84,7 +89,7 @@ def init(
             f"{path} is there already; it is not overwritten", hint=f"rpicluster plan --cluster {path}"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = initial_spec(name=name, workers=workers or 2, memory=memory)
+    text = initial_spec(name=name or "demo", workers=workers or 2, memory=memory)
     with path.open("x", encoding="utf-8") as file:
         file.write(text)
     console.say(f"wrote {path}")

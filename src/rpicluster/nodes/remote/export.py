@@ -24,7 +24,7 @@ from rpicluster.nodes.fanout.send import Package, write_stream
 from rpicluster.nodes.remote.bundle import RUNTIMES, NodeWork, bundle, file_entry, variables
 from rpicluster.nodes.remote.change import BEFORE, Wanted, node_manifest, unit_hashes
 from rpicluster.nodes.remote.commands import PYTHON
-from rpicluster.nodes.remote.manifest import MODE, PATH, units_of
+from rpicluster.nodes.remote.manifest import MODE, PATH, absolute
 from rpicluster.nodes.remote.removal import orders
 
 _STREAM = "/opt/rpicluster/runtime.stream"
@@ -133,10 +133,9 @@ def _host(folder: Path, node: str, about: Exporting) -> dict[str, Any]:
     """Write the bundles of one node; return its entry in the inventory."""
     wanted, files = about.wanted, about.wanted.rendered.files[node]
     work = _work(node, about)
-    known = units_of(machine.manifest) if (machine := about.machines[node]) is not None else {}
-    touched = (*work.start, *work.restart, *work.stop)
-    before = {name: value for name, value in known.items() if name not in touched}
-    placed = bundle(wanted.bases[node], files, work, node_manifest(wanted, node, before))
+    # The manifest comes last. Until then the old one stands: a run that broke off leaves units whose hashes
+    # differ, and the next one, or `up`, sees to them.
+    placed = bundle(wanted.bases[node], files, work)
     finished = node_manifest(wanted, node, unit_hashes(wanted, node))
     entry = file_entry(PATH, RenderedFile(finished, MODE))
     done = json.dumps({"directories": [], "files": [entry], "remove": [], "keep": []}).encode()
@@ -154,7 +153,7 @@ def _host(folder: Path, node: str, about: Exporting) -> dict[str, Any]:
     return {
         **_connection(about.targets[node], about.ssh_config),
         **roles,
-        "rpicluster_remove": orders(machine, None),
+        "rpicluster_remove": orders([absolute(path) for path in files], None),
         "rpicluster_export": {
             "before": BEFORE,
             "stream": _STREAM,
