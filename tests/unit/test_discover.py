@@ -2,9 +2,12 @@
 
 import json
 import os
+import shutil
 import socket
 import stat
 import struct
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -175,6 +178,23 @@ def test_silence_ends_with_the_deadline_and_with_nobody() -> None:
     assert time.monotonic() - started < 4
 
 
+@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("unshare") is None, reason="a namespace needs root")
+def test_a_machine_without_a_network_is_told_so_without_a_traceback() -> None:
+    pytest.importorskip("zeroconf", reason="the extra `discover` is not installed")
+    done = subprocess.run(
+        ["unshare", "--net", sys.executable, "-m", "rpicluster", "discover", "--json"],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    if "unshare" in done.stderr:
+        pytest.skip(done.stderr.strip())
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["machines"] == [] and "multicast DNS cannot be asked" in document["notes"][0]
+
+
 # -- the command -------------------------------------------------------------------------------------------
 
 
@@ -205,3 +225,13 @@ def test_where_neither_can_be_asked_it_is_an_error(fake_ip: Path) -> None:
 
     fake_ip.write_text("#!/bin/sh\necho no such table >&2\nexit 2\n")
     assert run(["discover"]) == 1
+
+
+def test_a_name_that_is_none_is_passed_over(responder: Responder, monkeypatch: pytest.MonkeyPatch) -> None:
+    odd = answer(
+        record("_ssh._tcp.local", PTR, name("x._http._udp.local")),
+        record("_ssh._tcp.local", PTR, name("pi1._ssh._tcp.local")),
+    )
+    monkeypatch.setitem(RECORDS, b"\x04_ssh", odd)
+    names = [one.name for one in listen(2.0, interfaces=["127.0.0.1"])]
+    assert "raspberrypi.local" in names

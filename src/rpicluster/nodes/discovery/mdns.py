@@ -37,9 +37,10 @@ def listen(seconds: float, *, interfaces: Sequence[str] | None = None) -> tuple[
         ) from error
     try:
         return asyncio.run(_listen(seconds, interfaces))
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # the library says the second where no interface has an address
+        why = error.strerror if isinstance(error, OSError) else None
         raise RpiclusterError(
-            f"multicast DNS cannot be asked: {error.strerror or error}",
+            f"multicast DNS cannot be asked: {why or error}",
             hint="is there a network? the neighbour table is looked at all the same",
         ) from error
 
@@ -72,9 +73,12 @@ async def _listen(seconds: float, interfaces: Sequence[str] | None) -> tuple[Ann
 
 
 async def _service(asked: "AsyncZeroconf", kind: str, name: str, seconds: float) -> Announced | None:
-    from zeroconf import IPVersion
+    from zeroconf import BadTypeInNameException, IPVersion
 
-    info = await asked.async_get_service_info(kind, name, timeout=int(seconds * 1000))
+    try:
+        info = await asked.async_get_service_info(kind, name, timeout=int(seconds * 1000))
+    except BadTypeInNameException:  # anybody on the network may announce any name
+        return None
     if info is None or not info.server:
         return None
     addresses = tuple(info.parsed_addresses(IPVersion.All))
