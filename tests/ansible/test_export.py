@@ -228,6 +228,13 @@ def test_an_export_is_written_over_only_with_replace_and_a_strange_folder_never(
     assert (export.folder / "thesis.tex").exists()
 
 
+def test_an_empty_folder_may_be_named_by_a_dot(export: Export, monkeypatch: pytest.MonkeyPatch) -> None:
+    export.folder.mkdir()
+    monkeypatch.chdir(export.folder)
+    export.cluster.export_ansible(Path())
+    assert (export.folder / "apply.yml").exists()
+
+
 def test_nodes_that_were_never_seen_are_not_exported(export: Export) -> None:
     (export.folder.parent / "cluster.yml").write_text(
         SPEC.replace("pi2, ssh: {host: 10.9.8.12, user: pi}", "pi2, ssh: {host: x}, hardware: {memory: 4G}")

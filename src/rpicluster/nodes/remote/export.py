@@ -72,6 +72,7 @@ def write_export(folder: Path, about: Exporting, *, replace: bool) -> None:
             f"{', '.join(unseen)}: never seen, so what is missing there is not known",
             hint="switch them on, then: rpicluster check",
         )
+    folder = Path(os.path.abspath(folder))  # noqa: PTH100  `.` and `..` have no name to write beside
     _refuse(folder, replace=replace)
     fresh = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(fresh, ignore_errors=True)
