@@ -43,7 +43,7 @@ USER_DATA_SCHEMA = {
                 "required": ["name", "lock_passwd", "ssh_authorized_keys", "sudo"],
                 "properties": {
                     "name": {"type": "string", "pattern": "^[a-z_][a-z0-9_-]{0,31}$"},
-                    "groups": {"type": "array", "items": TEXT},
+                    "groups": TEXT,
                     "shell": {"const": "/bin/bash"},
                     "sudo": TEXT,
                     "lock_passwd": {"const": True},

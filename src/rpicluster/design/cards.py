@@ -97,7 +97,7 @@ def _user_data(card: Card) -> str:
         "manage_etc_hosts: localhost",
         "users:",
         f"  - name: {_text(card.user)}",
-        "    groups: [adm, sudo, video]",
+        "    groups: adm, sudo, video",  # no list: the schema of cloud-init 22.2, in images of 2022, has none
         "    shell: /bin/bash",
         "    # Nobody logs in by password, so sudo cannot ask for one.",
         '    sudo: "ALL=(ALL) NOPASSWD:ALL"',
