@@ -244,6 +244,12 @@ class Cluster:
             )
         return phases.seconds
 
+    def export_ansible(self, folder: Path, *, replace: bool = False) -> Plan:
+        """Write a folder with which Ansible alone makes the cluster; return what differs now."""
+        if isinstance(self.site, LocalSite):
+            raise UsageError(f"the nodes of {self.name} are virtual, on this machine: Ansible reaches none")
+        return self.site.export(folder, self.rendered, self.sizes, replace=replace)
+
     def start(self, *, report: Report) -> dict[str, float]:
         """Start what was stopped or has crashed, as it was last applied; return seconds by phase."""
         phases = self._phases(report)

@@ -1,7 +1,7 @@
 """`init` and `plan`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,13 +16,72 @@ if TYPE_CHECKING:
 CHANGES_PENDING = 3
 
 
-@click.command(epilog=examples("rpicluster init", "rpicluster init --name lab --workers 3 ~/lab/cluster.yml"))
+@click.command(
+    epilog=examples(
+        "rpicluster init",
+        "rpicluster init --name lab --workers 3 ~/lab/cluster.yml",
+        "rpicluster init --cloud-init cards --nodes 3",
+        "rpicluster init --cloud-init cards --nodes 3 --address 192.168.1.11/24 --gateway 192.168.1.1",
+        "rpicluster init --cloud-init cards --nodes pi4,pi5 --image raspios --key ~/.ssh/pis.pub",
+    )
+)
 @click.argument("path", type=click.Path(dir_okay=False, path_type=Path), default=Path("cluster.yml"))
-@click.option("--name", default="demo", show_default=True, help="The cluster's name.")
+@click.option("--name", help="The cluster's name [default: demo, for cards lab].")
 @click.option("--workers", type=click.IntRange(1, 16), help="Virtual workers on this machine [default: 2].")
 @click.option("--memory", help="Memory of each worker, such as 2G [default: what suits this machine].")
-def init(path: Path, name: str, workers: int | None, memory: str | None) -> None:
-    """Write a cluster.yml for virtual nodes on this machine, sized so that it is accepted."""
+@click.option(
+    "--cloud-init",
+    "cards",
+    metavar="DIR",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="For real Pis: write what goes on the boot partition of each card to DIR/NODE.",
+)
+@click.option("--nodes", metavar="N|NAME,…", help="Cards: how many, pi1 to piN, or their names [default: 3].")
+@click.option(
+    "--image", type=click.Choice(("ubuntu", "raspios")), help="Cards: what is on them [default: ubuntu]."
+)
+@click.option("--user", help="Cards: the login to create; it may use sudo [default: pi].")
+@click.option(
+    "--key",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Cards: your public SSH key [default: the first of ~/.ssh/id_*.pub].",
+)
+@click.option(
+    "--address", metavar="A.B.C.D/N", help="Cards: a fixed address, others count on from it [default: DHCP]."
+)
+@click.option("--gateway", metavar="A.B.C.D", help="Cards: the router, with --address.")
+@click.option(
+    "--dns",
+    metavar="A.B.C.D",
+    multiple=True,
+    help="Cards: name servers, with --address [default: the router].",
+)
+@click.option("--replace", is_flag=True, help="Cards: write anew what is in DIR.")
+def init(
+    path: Path,
+    name: str | None,
+    workers: int | None,
+    memory: str | None,
+    cards: Path | None,
+    **about_cards: Any,
+) -> None:
+    """Write a cluster.yml for virtual nodes on this machine, sized so that it is accepted.
+
+    With --cloud-init: files for the cards of real Pis, so that their first boot ends with a login by your SSH
+    key and no other, and a cluster.yml that names them. A cluster.yml that is there stays as it is.
+    """
+    if cards is not None:
+        if workers or memory:
+            raise UsageError("--workers and --memory are for virtual nodes", hint="say --nodes N for cards")
+        from rpicluster.cli.cards import write_cards
+
+        defaults = {"nodes": "3", "image": "ubuntu", "user": "pi"}
+        chosen = {option: value or defaults.get(option) for option, value in about_cards.items()}
+        write_cards(path=path, folder=cards, name=name or "lab", **{**chosen, "dns": about_cards["dns"]})
+        return
+    useless = [f"--{option}" for option, value in about_cards.items() if value]
+    if useless:
+        raise UsageError(f"{', '.join(useless)}: only with --cloud-init DIR", hint="rpicluster init --help")
     from rpicluster.nodes.local.first_spec import initial_spec
 
     if path.exists():
@@ -30,7 +89,7 @@ def init(path: Path, name: str, workers: int | None, memory: str | None) -> None
             f"{path} is there already; it is not overwritten", hint=f"rpicluster plan --cluster {path}"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = initial_spec(name=name, workers=workers or 2, memory=memory)
+    text = initial_spec(name=name or "demo", workers=workers or 2, memory=memory)
     with path.open("x", encoding="utf-8") as file:
         file.write(text)
     console.say(f"wrote {path}")

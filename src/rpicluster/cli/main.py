@@ -15,6 +15,7 @@ INTERRUPTED = 130
 # name -> (module under rpicluster.cli, one line of help); modules are imported when their command runs
 COMMANDS: dict[str, tuple[str, str]] = {
     "init": ("design", "Write a cluster.yml to start from"),
+    "discover": ("discover", "List likely Raspberry Pis on this network"),
     "plan": ("design", "Show what `up` would do, byte for byte"),
     "up": ("lifecycle", "Make the cluster what cluster.yml says, and wait until it works"),
     "status": ("lifecycle", "Say what is alive, and name the first thing that is not"),
@@ -34,6 +35,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "df": ("files", "Show the space in HDFS, after replication"),
     "jobs": ("jobs", "List, explain and stop jobs"),
     "demo": ("demo", "Run R on a real cluster on this machine, and check every answer"),
+    "export": ("export", "Write the playbooks, inventory and bytes for Ansible to run without rpicluster"),
+    "vm": ("vm", "Write a Vagrantfile for virtual machines that become a cluster"),
     "rack": ("rack", "Boot virtual Pis on this Linux machine, and take them down again"),
     "r-install": ("doors", "Put the R package into your R library"),
     "runtime": ("runtime", "Show, fetch, verify or remove the software that nodes run"),

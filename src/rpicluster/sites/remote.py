@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rpicluster.design import layout
+from rpicluster.design.accounts import hdfs_directories
 from rpicluster.design.inputs import Inputs
 from rpicluster.design.plan import Observed, Plan, make_plan
 from rpicluster.design.sizes import Sizes
@@ -274,11 +275,22 @@ class RemoteSite:
         self._changed = Changed()
         self.state.remember(users=list(self.spec.users), placement=self.placement.model_dump())
         if not plan.steps:
+            if not all(self.state.token_file(user).exists() for user in self.spec.users):
+                self._let_in()  # nodes that somebody's Ansible made, from an export
             return
+        wanted = self._wanted(rendered, sizes)
+        self._change = Change(self.place.nodes, self.state, wanted, self._machines)
+        with lease(self.place.nodes, self.manager, cluster=self._written.name, command="rpicluster up"):
+            self._changed = self._change.carry_out(plan, report=report)
+        if self.manager in self._changed.failed:
+            raise self._changed.failed[self.manager]
+        self._let_in()
+
+    def _wanted(self, rendered: Rendered, sizes: Sizes) -> Wanted:
         runtime = store.installed()
         if runtime is None:
             raise UsageError("the runtime is not in the cache", hint="rpicluster runtime fetch")
-        wanted = Wanted(
+        return Wanted(
             cluster=self._written.name,
             rendered=rendered,
             placement=self.placement,
@@ -287,12 +299,39 @@ class RemoteSite:
             runtime=runtime.path,
             may_reboot=self.may_reboot,
         )
-        self._change = Change(self.place.nodes, self.state, wanted, self._machines)
-        with lease(self.place.nodes, self.manager, cluster=self._written.name, command="rpicluster up"):
-            self._changed = self._change.carry_out(plan, report=report)
-        if self.manager in self._changed.failed:
-            raise self._changed.failed[self.manager]
-        self._let_in()
+
+    def export(self, folder: Path, rendered: Rendered, sizes: Sizes, *, replace: bool) -> Plan:
+        """Write a folder with which Ansible alone makes the cluster; return what the plan is now."""
+        from rpicluster.nodes.remote.export import Exporting, write_export
+
+        plan = self.plan(rendered, sizes)
+        if plan.refusals:
+            raise UsageError("nothing was written: " + "; ".join(plan.refusals))
+        if self.look.errors:
+            first = next(iter(self.look.errors.values()))
+            raise Unreachable(
+                "nothing was written, because not all nodes answer: "
+                + "; ".join(self.look.unreachable.values()),
+                hint=first.hint,
+            )
+        self.state.remember(users=list(self.spec.users), placement=self.placement.model_dump())
+        key = self.state.tunnel_key
+        _make_key(key)
+        about = Exporting(
+            wanted=self._wanted(rendered, sizes),
+            plan=plan,
+            machines=self._machines,
+            targets=self.place.nodes.targets,
+            ssh_config=self.place.nodes.ssh.config,
+            manager=self.manager,
+            workers=len(self.spec.workers),
+            users=self.spec.users,
+            folders=hdfs_directories(Inputs.checked(self.spec, sizes, self.placement)),
+            superuser=self.hdfs_superuser,
+            tunnel_key=key.with_name(key.name + ".pub").read_text().strip(),
+        )
+        write_export(folder, about, replace=replace)
+        return plan
 
     def open_sessions(self) -> None:
         """Start the sessions that wait; HDFS has their folders now."""

@@ -185,10 +185,28 @@ def _send(package: Package, stdin: IO[bytes], cancel: threading.Event) -> None:
         with tarfile.open(
             fileobj=cast(Any, _Watched(stdin, cancel)), mode="w|", bufsize=_PIPE_BYTES
         ) as archive:
-            for path in _in_order(package.source):
-                name = str(path.relative_to(package.source))
-                archive.add(path, arcname=name, recursive=False, filter=_plain)
+            _fill(archive, package)
         stdin.close()
+
+
+def write_stream(package: Package, path: Path) -> None:
+    """Write to a new file what a lone receiver reads from its stdin: its order, then the tar stream."""
+    order = {
+        "folder": package.folder,
+        "manifest_sha256": package.manifest_sha256,
+        "address": "",
+        "listen": None,
+        "next": None,
+    }
+    with path.open("xb") as file:
+        file.write(json.dumps(order).encode() + b"\n")
+        with tarfile.open(fileobj=file, mode="w|", bufsize=_PIPE_BYTES) as archive:
+            _fill(archive, package)
+
+
+def _fill(archive: tarfile.TarFile, package: Package) -> None:
+    for path in _in_order(package.source):
+        archive.add(path, arcname=str(path.relative_to(package.source)), recursive=False, filter=_plain)
 
 
 class _Cancelled(Exception):

@@ -71,6 +71,25 @@ def prepare_steps(
     return steps
 
 
+def unit_hashes(wanted: Wanted, node: str) -> dict[str, str]:
+    """Return the hashes of a node's units, by name."""
+    files = wanted.rendered.files[node]
+    return {unit.name: unit_hash(unit, files) for unit in wanted.rendered.units if unit.node == node}
+
+
+def node_manifest(wanted: Wanted, node: str, units: Mapping[str, str]) -> bytes:
+    """Return a node's manifest, with the hashes of the units that were started."""
+    return manifest_of(
+        cluster=wanted.cluster,
+        cluster_id=wanted.placement.cluster_id,
+        node=node,
+        runtime=wanted.rendered.runtime_hash,
+        base=wanted.bases[node],
+        files=wanted.rendered.files[node],
+        units=units,
+    )
+
+
 class Change:
     """One plan on its way to the nodes."""
 
@@ -215,21 +234,10 @@ class Change:
         return units_of(machine.manifest) if machine else {}
 
     def _hashes(self, node: str) -> dict[str, str]:
-        files = self._files(node)
-        return {
-            unit.name: unit_hash(unit, files) for unit in self._wanted.rendered.units if unit.node == node
-        }
+        return unit_hashes(self._wanted, node)
 
     def _manifest(self, node: str, files: Mapping[str, RenderedFile], units: Mapping[str, str]) -> bytes:
-        return manifest_of(
-            cluster=self._wanted.cluster,
-            cluster_id=self._wanted.placement.cluster_id,
-            node=node,
-            runtime=self._wanted.rendered.runtime_hash,
-            base=self._wanted.bases[node],
-            files=files,
-            units=units,
-        )
+        return node_manifest(self._wanted, node, units)
 
     def _write_manifest(self, node: str, files: Mapping[str, RenderedFile], units: Mapping[str, str]) -> None:
         entry = file_entry(manifest.PATH, RenderedFile(self._manifest(node, files, units), manifest.MODE))

@@ -1,7 +1,7 @@
 """Taking a cluster away from its nodes, and proving by inventories that nothing is left."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rpicluster.design import environment_files, firewall, layout, sshd_files, systemd_units
@@ -51,7 +51,7 @@ def take_away(
     hosts = {
         name: Host(
             nodes.targets[name],
-            {"rpicluster_remove": _orders(machines[name], before.get(name))},
+            {"rpicluster_remove": orders(_listed(machines[name]), before.get(name))},
             sudo_password=nodes.passwords.get(name),
         )
         for name in reachable
@@ -73,8 +73,12 @@ def take_away(
     return {node: left(before.get(node), after[node]) for node in after}, failed
 
 
-def _orders(machine: MachineFacts | None, before: Inventory | None) -> dict[str, Any]:
-    listed = list(machine.manifest.files) if machine is not None and machine.manifest is not None else []
+def _listed(machine: MachineFacts | None) -> list[str]:
+    return list(machine.manifest.files) if machine is not None and machine.manifest is not None else []
+
+
+def orders(listed: Sequence[str], before: Inventory | None) -> dict[str, Any]:
+    """Return what the role `remove` is told of a node on which the files `listed` were placed. Pure."""
     units = [path.rpartition("/")[2] for path in listed if path.startswith(f"{layout.SYSTEMD}/rpicluster-")]
     files = {*listed, *(f"{layout.SYSTEMD}/{unit}" for unit in (*units, *_UNITS)), *_FILES}
     # Directories that came with a file, such as /etc/environment.d, go with it, if nobody else uses them.
