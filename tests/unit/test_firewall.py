@@ -60,6 +60,8 @@ def listening_ports(inputs: Inputs, node: str) -> tuple[set[int], set[int]]:
         if path.endswith(".xml"):
             for prop in ElementTree.fromstring(content).iter("property"):
                 value = prop.findtext("value", "")
+                if prop.findtext("name") == "dfs.datanode.http.internal-proxy.port":
+                    loopback.add(int(value))
                 # The one-shot checkpoint is told a port of 0 and does not listen.
                 if (match := re.fullmatch(re.escape(address) + r":(\d+)", value)) and match[1] != "0":
                     own.add(int(match[1]))

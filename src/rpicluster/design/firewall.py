@@ -12,7 +12,7 @@ from rpicluster.design import layout
 from rpicluster.design.hosts_block import is_address
 from rpicluster.design.inputs import Inputs
 from rpicluster.design.settings import HEADER
-from rpicluster.model.ports import MANAGER_PORTS, SESSION_PORTS, WORKER_PORTS
+from rpicluster.model.ports import DATANODE_INTERNAL_PORT, MANAGER_PORTS, SESSION_PORTS, WORKER_PORTS
 from rpicluster.model.spec import Role
 
 NFT = "/usr/sbin/nft"
@@ -45,14 +45,13 @@ def cluster_ports(inputs: Inputs) -> tuple[Interval, ...]:
 
 
 def doors(inputs: Inputs, name: str) -> tuple[Interval, ...]:
-    """Return the ports on which sessions of node `name` listen on loopback."""
-    if name != inputs.manager:
-        return ()
-    return _merged(
-        (port, port)
-        for user in inputs.users
-        for port in (inputs.session_port(user, key) for key in ON_LOOPBACK)
-    )
+    """Return the ports on which the cluster listens on loopback of node `name`: sessions, DataNodes."""
+    found: list[int] = []
+    if name == inputs.manager:
+        found += [inputs.session_port(user, key) for user in inputs.users for key in ON_LOOPBACK]
+    if Role.WORKER in inputs.spec.roles_of(inputs.spec_of(name)):
+        found.append(DATANODE_INTERNAL_PORT)
+    return _merged((port, port) for port in found)
 
 
 def clients(inputs: Inputs, name: str) -> tuple[str, ...]:
