@@ -74,7 +74,7 @@ def _show_pages(cluster: "Cluster", as_json: bool) -> None:
         return
     first = found["YARN"]
     browser = f'--user-data-dir="$(mktemp -d)" --proxy-server=socks5://127.0.0.1:{port}'
-    console.say(f"\nA SOCKS proxy for them is on 127.0.0.1, port {port}; it leads to the cluster's pages alone.")
+    console.say(f"\nTheir SOCKS proxy is on 127.0.0.1, port {port}; it leads to the cluster's pages alone.")
     console.say(f"  chromium {browser} {first}")
     console.say(f"  curl --proxy {proxy} {first}")
     console.say("  Firefox: Settings, Network Settings, Manual proxy: SOCKS v5 host and port as above")
