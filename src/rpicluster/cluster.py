@@ -388,7 +388,8 @@ class Cluster:
         """
         found = {
             "YARN": f"{self._url('rm_http')}/cluster",
-            "HDFS": f"{self._url('namenode_http')}/dfshealth.html",
+            # The runtime has Hadoop's REST for HDFS, and not its HTML.
+            "HDFS": f"{self._url('namenode_http')}/webhdfs/v1/?op=LISTSTATUS&user.name={self.login}",
             "Spark": f"{self._url('spark_ui')}/jobs/",
         }
         return found, self.site.socks_port()

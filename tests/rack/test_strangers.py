@@ -181,20 +181,27 @@ def opened(rack: RackUnderTest, runtime: Path, folder: Path) -> Iterator[Scene]:
 
 
 def test_a_stranger_finds_ssh_only_on_every_node_on_ipv4_and_ipv6(scene: Scene) -> None:
-    stock = {
-        address: scene.scan(address) for address in (scene.stock.address, scene.stock.there.neighbour.v6)
-    }
-    assert {8020, 8088, 9866, 9870, 15002} <= set(stock[scene.stock.address]["open"])
-    assert {8088, 9866, 9870, 15002} <= set(stock[scene.stock.there.neighbour.v6]["open"])
     daemons = {"pi1": {8020, 8088, 9870}, "pi2": {8042, 9866}, "pi3": {8042, 9866}}
+    there = scene.stock.there.neighbour
+    asked = [("stock", there.v4), ("stock", there.v6)]
     for node, known in scene.owned.addresses.items():
-        link = json.loads(scene.owned.rack.ssh(node, "ip", "-json", "-6", "address", "show", "scope", "link"))
-        local = next(a["local"] for each in link for a in each["addr_info"] if each["ifname"] == "host0")
-        for address in (*known, f"{local}%eth0"):
-            found = scene.scan(address)
-            assert found["open"] == [22], f"{node} at {address}: {found}"
-            # On the address where daemons listen they are there, and keep silent.
-            assert daemons[node] <= set(found["silent"])
+        asked += [(node, address) for address in (*known, link_local(scene.owned, node))]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda each: scene.scan(each[1]), asked))
+    for (node, address), ports in zip(asked, found, strict=True):
+        if node == "stock":
+            assert {8088, 9866, 9870, 15002} <= set(ports["open"]), f"{address}: {ports}"
+            continue
+        assert ports["open"] == [22], f"{node} at {address}: {ports}"
+        # On the address where daemons listen they are there, and keep silent.
+        assert daemons[node] <= set(ports["silent"])
+
+
+def link_local(owned: Owned, node: str) -> str:
+    """Return the address that every IPv6 machine has, as the stranger writes it."""
+    show = ("ip", "-json", "-6", "address", "show", "dev", "host0", "scope", "link")
+    known = json.loads(owned.rack.ssh(node, *show))
+    return next(a["local"] for each in known for a in each.get("addr_info", ()) if "local" in a) + "%eth0"
 
 
 def test_nothing_of_the_cluster_listens_on_udp(scene: Scene) -> None:
@@ -210,7 +217,7 @@ def test_what_a_stranger_gets_from_stock_daemons_is_refused_here(scene: Scene) -
     )
     assert (scene.folder / "stock" / Path(TRIED).name).exists()
     ours = scene.answers["a stranger"] = scene.ask(scene.target)
-    assert set(ours) == set(stock)
+    assert set(ours) == set(stock), set(ours) ^ set(stock)
     assert {
         name: answer for name, (got, answer) in ours.items() if got or answer not in ("silence", "refused")
     } == {}
@@ -304,7 +311,7 @@ def forwarding(
         assert process.poll() is None, f"ssh ended with {process.returncode}"
         yield port
     finally:
-        process.terminate()
+        process.kill()
         process.wait(20)
 
 
@@ -458,7 +465,7 @@ def test_every_page_and_its_links_load_through_the_one_connection(scene: Scene) 
         f"http://{manager}:8088/cluster/nodes",
         f"http://{manager}:8088/cluster/apps",
     ]
-    pages += [f"http://{manager}:8088/proxy/{application}/jobs/", f"http://{manager}:9870/explorer.html"]
+    pages += [f"http://{manager}:8088/proxy/{application}/jobs/", f"http://{manager}:9870/jmx"]
     pages += [
         f"http://{manager}:4040/{name}/" for name in ("stages", "storage", "environment", "executors", "SQL")
     ]
@@ -467,7 +474,7 @@ def test_every_page_and_its_links_load_through_the_one_connection(scene: Scene) 
     live = json.loads(load(f"http://{manager}:9870/jmx?qry=Hadoop:service=NameNode,name=NameNodeInfo")[1])
     nodes = json.loads(live["beans"][0]["LiveNodes"]).values()
     assert len(nodes) == 2
-    pages += [f"http://{node['infoAddr']}/datanode.html" for node in nodes]
+    pages += [f"http://{node['infoAddr']}/jmx" for node in nodes]
     workers = json.loads(load(f"http://{manager}:8088/ws/v1/cluster/nodes")[1])["nodes"]["node"]
     assert len(workers) == 2
     pages += [f"http://{node['nodeHTTPAddress']}/node" for node in workers]
@@ -479,9 +486,10 @@ def test_every_page_and_its_links_load_through_the_one_connection(scene: Scene) 
         links |= links_of(page, text, hosts)
     for link in sorted(links - set(pages)):
         status, _ = load(link)
-        if status != 200:
+        # No directory of logs is served: `hadoop.log.dir` is not set.
+        if status != (404 if urlsplit(link).path == "/logs" else 200):
             bad[link] = status
-    assert bad == {}
+    assert not bad, bad
     assert len(links) > 60, links
     print(f"{len(pages)} pages, {len(links)} links of theirs")
     webhdfs = f"http://{manager}:9870/webhdfs/v1{PRIVATE}?op=OPEN&user.name={layout.HDFS_USER}"

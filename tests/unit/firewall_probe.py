@@ -1,7 +1,7 @@
 """Who gets through a node's firewall, asked of the kernel; run as root in a network namespace of its own.
 
-Usage: firewall_probe.py RULES GUARDED DOOR FREE POSED. On POSED, a guarded port, another user listens. The node
-has a bridge with a member and a stranger on it, each in a namespace that ends with this script. Prints
+Usage: firewall_probe.py RULES GUARDED DOOR FREE POSED. On POSED, a guarded port, another user listens. The
+node has a bridge with a member and a stranger on it, each in a namespace that ends with this script. Prints
 `WHEN WHO ADDRESS PORT USER ANSWER` for every question, once without the rules and once with them.
 """
 
