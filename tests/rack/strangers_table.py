@@ -20,7 +20,7 @@ def write_page(answers: dict[str, Answers], owned: Owned) -> None:
     rows = table(answers)
     head, _, old = PAGE.read_text(encoding="utf-8").partition(GENERATED)
     if os.environ.get("RPICLUSTER_REGENERATE"):
-        PAGE.write_text(head + GENERATED + "\n".join([*rows, "", ran_on(owned)]) + "\n", encoding="utf-8")
+        PAGE.write_text(head + GENERATED + "\n".join(["", *rows, "", ran_on(owned)]) + "\n", encoding="utf-8")
         return
     kept = [line for line in old.splitlines() if line.startswith("|")]
     assert kept == rows, (
@@ -40,7 +40,7 @@ def table(answers: dict[str, Answers]) -> list[str]:
     for name in answers["stock"]:
         lines.append(f"| {name} | " + " | ".join(word(column.get(name)) for column in columns) + " |")
     for name, (_, answer) in answers["through the tunnel"].items():
-        lines.append(f"| {name}, through the owner's tunnel | got it | {answer} | – | – | – |")
+        lines.append(f"| {name}, through the owner's tunnel | got it | {word([False, answer])} | – | – | – |")
     for name, stock in answers["stock daemons"].items():
         lines.append(f"| {name} | {word(stock)} | {answers['ours daemons'][name][1]} | – | – | – |")
     return lines
@@ -58,7 +58,7 @@ def word(answer: list[Any] | None) -> str:
     """Return a cell: what was got is not told, only that it was."""
     if answer is None:
         return "–"
-    return "got it" if answer[0] else str(answer[1])
+    return "got it" if answer[0] else str(answer[1]).removeprefix("NotGot: ")
 
 
 def ran_on(owned: Owned) -> str:
