@@ -387,6 +387,19 @@ class Cluster:
         """Make sure that the session's door can be reached from this machine."""
         self.site.open_door()
 
+    def pages(self) -> tuple[dict[str, str], int | None]:
+        """Return the daemons' pages by name, and the port of the SOCKS proxy that they are seen through.
+
+        Without a proxy they are on this machine. Raises what opening a tunnel raises.
+        """
+        found = {
+            "YARN": f"{self._url('rm_http')}/cluster",
+            # The runtime has Hadoop's REST for HDFS, and not its HTML.
+            "HDFS": f"{self._url('namenode_http')}/webhdfs/v1/?op=LISTSTATUS&user.name={self.login}",
+            "Spark": f"{self._url('spark_ui')}/jobs/",
+        }
+        return found, self.site.socks_port()
+
     def session(self) -> "ConnectSession":
         """Return a new SQL session in the warm application; nothing is sent yet."""
         connection = self.connection

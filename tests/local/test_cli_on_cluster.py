@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,16 @@ def test_a_healthy_cluster_says_so_in_json(cli):
 
 def test_a_second_plan_has_nothing_to_do(cli):
     assert cli("plan", "--exit-code")[:2] == (0, "Plan: nothing to do\n")
+
+
+def test_connect_shows_pages_that_load(cli):
+    document = json.loads(cli("connect", "--pages", "--json")[1])
+    assert document["proxy"] is None, "they are on this machine"
+    assert set(document["pages"]) == {"YARN", "HDFS", "Spark"}
+    for address in document["pages"].values():
+        with urllib.request.urlopen(address, timeout=20) as page:
+            assert page.status == 200 and len(page.read()) > 500
+        assert address in cli("connect", "--pages")[1]
 
 
 def test_files_go_up_are_listed_come_back_and_go_to_the_trash(cli, own_folder):

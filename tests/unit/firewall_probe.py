@@ -1,8 +1,8 @@
 """Who gets through a node's firewall, asked of the kernel; run as root in a network namespace of its own.
 
-Usage: firewall_probe.py RULES GUARDED DOOR FREE. The node has a bridge with a member and a stranger on it,
-each in a namespace that ends with this script. Prints `WHEN WHO ADDRESS PORT USER ANSWER` for every question,
-once without the rules and once with them.
+Usage: firewall_probe.py RULES GUARDED DOOR FREE POSED. On POSED, a guarded port, another user listens. The
+node has a bridge with a member and a stranger on it, each in a namespace that ends with this script. Prints
+`WHEN WHO ADDRESS PORT USER ANSWER` for every question, once without the rules and once with them.
 """
 
 import socket
@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 
-RULES, (GUARDED, DOOR, FREE) = sys.argv[1], map(int, sys.argv[2:5])
+RULES, (GUARDED, DOOR, FREE, POSED) = sys.argv[1], map(int, sys.argv[2:6])
 SSH, NOBODY = 22, 65534
 ASK = """
 import encodings.idna, os, socket, sys  # all of it now: another user may not read Python's files
@@ -60,6 +60,28 @@ def listen(address: str, port: int) -> None:
     threading.Thread(target=answer, daemon=True).start()
 
 
+def poses() -> "subprocess.Popen[bytes]":
+    """Start another user's program in the place of a daemon that is down."""
+    script = f"""
+import os, socket, sys, threading
+os.setgid({NOBODY}); os.setuid({NOBODY})
+def listen(server):
+    while True:
+        peer, _ = server.accept()
+        peer.sendall(b"hello")
+        peer.close()
+for address in ("192.168.1.11", "fd00::11"):
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    server = socket.create_server((address, {POSED}), family=family)
+    threading.Thread(target=listen, args=(server,), daemon=True).start()
+print("up", flush=True)
+sys.stdin.read()
+"""
+    child = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert child.stdout and child.stdout.readline() == b"up\n"
+    return child
+
+
 def main() -> None:
     run("ip", "link", "set", "lo", "up")
     run("ip", "link", "add", "br0", "type", "bridge")
@@ -72,6 +94,7 @@ def main() -> None:
         for address in addresses:
             listen(address, port)
     listen("127.0.0.1", DOOR)
+    others["poser"] = poses()
     questions = [
         (who, address, port, user)
         for who, user in (("member", 0), ("stranger", 0), ("node", 0), ("node", NOBODY))
@@ -79,6 +102,7 @@ def main() -> None:
         for port in (GUARDED, FREE, SSH)
     ]
     questions += [("node", "127.0.0.1", DOOR, user) for user in (0, NOBODY)]
+    questions += [(who, address, POSED, 0) for who in ("member", "stranger", "node") for address in addresses]
     for when in ("stock", "guarded"):
         for who, address, port, user in questions:
             at = ["nsenter", "-t", str(others[who].pid), "-n"] if who in others else []

@@ -3,6 +3,7 @@
 import platform
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -10,17 +11,33 @@ from rpicluster import __version__
 from rpicluster.cli.console import console
 from rpicluster.cli.options import cluster_option, examples, find_cluster, json_option
 
+if TYPE_CHECKING:
+    from rpicluster.cluster import Cluster
+
 
 @click.command(
-    epilog=examples("rpicluster connect", "rpicluster connect --r > connect.R", "rpicluster connect --json")
+    epilog=examples(
+        "rpicluster connect",
+        "rpicluster connect --r > connect.R",
+        "rpicluster connect --pages",
+        "rpicluster connect --json",
+    )
 )
 @cluster_option
 @json_option
 @click.option("--r", "only_r", is_flag=True, help="Print the R lines only.")
 @click.option("--python", "only_python", is_flag=True, help="Print the Python lines only.")
-def connect(which: str | None, as_json: bool, only_r: bool, only_python: bool) -> None:
-    """Ask the session's door whether it answers, then print the lines that connect R or Python."""
+@click.option("--pages", is_flag=True, help="Open the way for a browser, and print what to type.")
+def connect(which: str | None, as_json: bool, only_r: bool, only_python: bool, pages: bool) -> None:
+    """Ask the session's door whether it answers, then print the lines that connect R or Python.
+
+    With --pages: the addresses of the daemons' pages, and the SOCKS proxy through which a browser sees them.
+    It stays until `rpicluster stop`, or until the connection breaks.
+    """
     cluster = find_cluster(which)
+    if pages:
+        _show_pages(cluster, as_json)
+        return
     door = cluster.check_door()
     r_lines = (
         f'con <- DBI::dbConnect(rpicluster::rpi(), cluster = "{cluster.name}")\ndplyr::tbl(con, "flights")'
@@ -43,6 +60,24 @@ def connect(which: str | None, as_json: bool, only_r: bool, only_python: bool) -
         answered = f"answered in {door['answer_s']:.2f} s"
         console.say(f"\nSpark {door['spark_version']}, application {door['application']}, {answered}")
         console.next_step("rpicluster r-install", "R")
+
+
+def _show_pages(cluster: "Cluster", as_json: bool) -> None:
+    found, port = cluster.pages()
+    proxy = f"socks5h://127.0.0.1:{port}" if port else None  # h: names are the manager's to look up
+    if as_json:
+        console.document({"cluster": cluster.name, "pages": found, "proxy": proxy})
+        return
+    for name, address in found.items():
+        console.data(f"{name:<6} {address}")
+    if port is None:
+        return
+    first = found["YARN"]
+    browser = f'--user-data-dir="$(mktemp -d)" --proxy-server=socks5://127.0.0.1:{port}'
+    console.say(f"\nTheir SOCKS proxy is on 127.0.0.1, port {port}; it leads to the cluster's pages alone.")
+    console.say(f"  chromium {browser} {first}")
+    console.say(f"  curl --proxy {proxy} {first}")
+    console.say("  Firefox: Settings, Network Settings, Manual proxy: SOCKS v5 host and port as above")
 
 
 @click.command(

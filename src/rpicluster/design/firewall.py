@@ -1,7 +1,8 @@
 """The firewall of a node: nftables rules for the cluster's own ports, in a table of their own.
 
 On the way in, only members reach these ports; on the way out, only the cluster's own users do, because
-Hadoop believes whatever name a client states. Nothing else is ruled: a port that is not the cluster's stays
+Hadoop believes whatever name a client states, and only they answer from them, because members believe whoever
+answers. Nothing else is ruled: a port that is not the cluster's stays
 as it is, and what other tables drop stays dropped (a packet must be accepted by every table).
 """
 
@@ -12,7 +13,7 @@ from rpicluster.design import layout
 from rpicluster.design.hosts_block import is_address
 from rpicluster.design.inputs import Inputs
 from rpicluster.design.settings import HEADER
-from rpicluster.model.ports import MANAGER_PORTS, SESSION_PORTS, WORKER_PORTS
+from rpicluster.model.ports import DATANODE_INTERNAL_PORT, MANAGER_PORTS, SESSION_PORTS, WORKER_PORTS
 from rpicluster.model.spec import Role
 
 NFT = "/usr/sbin/nft"
@@ -45,14 +46,13 @@ def cluster_ports(inputs: Inputs) -> tuple[Interval, ...]:
 
 
 def doors(inputs: Inputs, name: str) -> tuple[Interval, ...]:
-    """Return the ports on which sessions of node `name` listen on loopback."""
-    if name != inputs.manager:
-        return ()
-    return _merged(
-        (port, port)
-        for user in inputs.users
-        for port in (inputs.session_port(user, key) for key in ON_LOOPBACK)
-    )
+    """Return the ports on which the cluster listens on loopback of node `name`: sessions, DataNodes."""
+    found: list[int] = []
+    if name == inputs.manager:
+        found += [inputs.session_port(user, key) for user in inputs.users for key in ON_LOOPBACK]
+    if Role.WORKER in inputs.spec.roles_of(inputs.spec_of(name)):
+        found.append(DATANODE_INTERNAL_PORT)
+    return _merged((port, port) for port in found)
 
 
 def clients(inputs: Inputs, name: str) -> tuple[str, ...]:
@@ -121,9 +121,16 @@ def _output(users: Iterable[str]) -> list[str]:
     allowed = ", ".join(_quoted(user) for user in users)
     return [
         *_chain("of_clients", f"meta skuid {{ {allowed} }} accept", "counter reject with tcp reset"),
+        # One rule, no list of who may: what the kernel itself answers has no user, and must pass.
+        *_chain("of_daemons", f"meta skuid != {{ {allowed} }} counter drop"),
         *_chain(
             "output",
             _hook("output"),
+            "# Nobody else answers in the place of a daemon that is down.",
+            "ip saddr @members4 tcp sport @own_ports jump of_daemons",
+            "ip6 saddr @members6 tcp sport @own_ports jump of_daemons",
+            "ip saddr 127.0.0.0/8 tcp sport @doors jump of_daemons",
+            "ip6 saddr ::1 tcp sport @doors jump of_daemons",
             "ct state established,related accept",
             "ip daddr @members4 tcp dport @cluster_ports jump of_clients",
             "ip6 daddr @members6 tcp dport @cluster_ports jump of_clients",

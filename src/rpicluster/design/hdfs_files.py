@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from rpicluster.design import layout
 from rpicluster.design.inputs import Inputs
 from rpicluster.design.settings import Setting, setting
+from rpicluster.model.ports import DATANODE_INTERNAL_PORT
 from rpicluster.model.spec import Role
 
 # Below this much free space a DataNode gets no new block, a NodeManager no new container, and the NameNode
@@ -223,6 +224,12 @@ def _datanode(inputs: Inputs, name: str) -> Iterator[Setting]:
     yield setting("dfs.datanode.data.dir", f"file://{layout.datanode_directory(paths)}", "Blocks.")
     yield setting("dfs.datanode.address", inputs.at(name, "datanode_data"), "Default: 0.0.0.0.")
     yield setting("dfs.datanode.http.address", inputs.at(name, "datanode_http"), "Default: 0.0.0.0. WebHDFS.")
+    if not inputs.spec.is_local:
+        yield setting(
+            "dfs.datanode.http.internal-proxy.port",
+            DATANODE_INTERNAL_PORT,
+            "The server behind the page, on 127.0.0.1; default: any port, which no firewall could guard.",
+        )
     yield setting("dfs.datanode.ipc.address", inputs.at(name, "datanode_ipc"), "Default: 0.0.0.0.")
     yield setting(
         "dfs.datanode.hostname",

@@ -17,6 +17,9 @@ WORKER_PORTS: dict[str, int] = {
     "nm_localizer": 8040,
     "nm_http": 8042,
 }
+# Behind its page every DataNode runs a second web server, on 127.0.0.1: logs, log levels, settings. Hadoop
+# takes any free port; on real nodes it has this one, so that the firewall can keep other logins from it.
+DATANODE_INTERNAL_PORT = 9863
 # One block of these a session, all on the manager. `connect` listens on 127.0.0.1: Spark's own
 # clients send a token without TLS only to `localhost`.
 SESSION_PORTS: dict[str, int] = {

@@ -152,6 +152,10 @@ class LocalSite:
     def open_door(self) -> None:
         """Do nothing: it is on loopback."""
 
+    def socks_port(self) -> int | None:
+        """Return None: a browser of this machine reaches the daemons by itself."""
+        return None
+
     def connection(self, name: str, runtime: store.Runtime | None) -> "Connection":
         """Return how programs reach the session, and tell housekeeping the same."""
         from rpicluster.services.connect.connection import Connection

@@ -480,6 +480,10 @@ class RemoteSite:
         """Have the session's door at 127.0.0.1, under its own number."""
         self.tunnel.local_port(LOOPBACK, self._port("connect"), wanted=self._port("connect"))
 
+    def socks_port(self) -> int | None:
+        """Return the port of a SOCKS proxy through the tunnel; it leads to the cluster's pages alone."""
+        return self.tunnel.socks_port()
+
     def connection(self, name: str, runtime: store.Runtime | None) -> "Connection":
         """Return how programs reach the session."""
         from rpicluster.services.connect.connection import Connection

@@ -106,6 +106,10 @@ class Site(Protocol):
         """Make sure that the session's door can be reached."""
         ...
 
+    def socks_port(self) -> int | None:
+        """Return the port on 127.0.0.1 of the proxy that a browser needs; None where it needs none."""
+        ...
+
     def connection(self, name: str, runtime: "store.Runtime | None") -> "Connection":
         """Return how programs reach the session."""
         ...

@@ -13,7 +13,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from rpicluster.errors import RpiclusterError, Unreachable
@@ -50,17 +50,30 @@ class Tunnel:
         `wanted` is the number it must have; without it one is chosen once and kept. Raises Unreachable,
         NodeUnreachable and their kin when there is no way, with what to do about it.
         """
+        way = f"{_bracketed(host)}:{port}"
+        return self._kept((host, port), wanted, lambda local: ("-L", f"{LOOPBACK}:{local}:{way}"), way)
+
+    def socks_port(self) -> int:
+        """Return the port on 127.0.0.1 of a SOCKS proxy: a browser that uses it sees what the manager sees.
+
+        It leads to the same listed ports as every forward of this connection. Raises as `local_port` does.
+        """
+        return self._kept(("socks", 0), None, lambda local: ("-D", f"{LOOPBACK}:{local}"), "a SOCKS proxy")
+
+    def _kept(
+        self, key: tuple[str, int], wanted: int | None, words: Callable[[int], tuple[str, str]], what: str
+    ) -> int:
         with self._alone:
             if not self._socket.exists():  # ssh has ended, and removed it
                 self._opened.clear()
-            known = self._opened.get((host, port))
+            known = self._opened.get(key)
             if known is not None:
                 return known
             with self._only_command():
                 self._ensure_open()
-                local = wanted or self._chosen(host, port)
-                self._forward(local, host, port)
-            self._opened[host, port] = local
+                local = wanted or self._chosen(*key)
+                self._forward(local, words(local), what)
+            self._opened[key] = local
             return local
 
     @contextlib.contextmanager
@@ -110,8 +123,8 @@ class Tunnel:
         if done.returncode != 0:
             raise failures.explain(log.read_text(errors="replace"), self._target, self._node)
 
-    def _forward(self, local: int, host: str, port: int) -> None:
-        done = self._tell("forward", "-L", f"{LOOPBACK}:{local}:{_bracketed(host)}:{port}")
+    def _forward(self, local: int, words: tuple[str, str], what: str) -> None:
+        done = self._tell("forward", *words)
         if done.returncode == 0:
             return
         if not _is_free(local):
@@ -122,7 +135,7 @@ class Tunnel:
             )
         said = [*done.stderr.strip().splitlines(), "no reason given"][0]
         raise Unreachable(
-            f"ssh does not forward {host}:{port} through {self._node}: {said}",
+            f"ssh does not forward {what} through {self._node}: {said}",
             hint=f"is forwarding allowed there? {failures.login_command(self._target)} sudo sshd -T",
         )
 
