@@ -191,7 +191,7 @@ def still_to_do(leaver: Leaver, storage: Storage) -> str | None:
     if stored is None or stored.is_out:
         return None
     if stored.state == "dead":
-        lost = f"{leaver.name} is dead, and {_count(storage.missing, 'block')} have no other copy"
+        lost = f"{leaver.name} is dead; without any copy elsewhere: {_count(storage.missing, 'block')}"
         return lost if storage.missing else None
     blocks = _count(stored.blocks, "block")
     if stored.state == "live" or not stored.to_copy:
