@@ -144,6 +144,15 @@ def test_a_dead_node_may_go_when_no_block_would_be_lost_and_not_otherwise() -> N
     assert said.startswith("pi2 cannot leave: 17 blocks would be lost")
 
 
+def test_a_node_that_has_just_died_is_waited_for_until_the_namenode_knows() -> None:
+    just = storage(pi2=stored(silent_s=60), pi3=stored(), pi4=stored())
+    (said,) = refusals([PI2], just, ["pi2"])
+    assert "gives one up after 2 minutes" in said
+    assert refusals([PI2], just) == [], "its DataNode may only be slow: SSH answers"
+    heard = storage(pi2=stored(silent_s=3), pi3=stored(), pi4=stored())
+    assert refusals([PI2], heard, ["pi2"]) == [], "only SSH is out: its DataNode can copy"
+
+
 # -- how far -------------------------------------------------------------------------------------------
 
 
@@ -153,6 +162,11 @@ def test_a_dead_node_may_go_when_no_block_would_be_lost_and_not_otherwise() -> N
         (stored("live"), 0, "pi2: the NameNode looks at its 40 blocks"),
         (stored("decommission in progress"), 0, "pi2: the NameNode looks at its 40 blocks"),
         (stored("decommission in progress", to_copy=12), 0, "pi2: 12 of 40 blocks still to copy"),
+        (
+            stored("decommission in progress", to_copy=1, open_files=1),
+            0,
+            "pi2: 1 of 40 blocks still to copy, 1 in files that are being written",
+        ),
         (stored("decommissioned"), 0, None),
         (stored("dead"), 0, None),
         (stored("dead"), 1, "pi2 is dead; without any copy elsewhere: 1 block"),

@@ -171,6 +171,17 @@ def _namenode(inputs: Inputs, name: str) -> Iterator[Setting]:
         "Copies that are handed out every 3 s, times the DataNodes; default 2.",
     )
     yield setting(
+        "dfs.namenode.reconstruction.pending.timeout-sec",
+        60,
+        "A copy that has not arrived after a minute is made again; default 5 min.",
+    )
+    yield setting(
+        "dfs.namenode.lease-hard-limit-sec",
+        300,
+        "A file whose writer died is closed after 5 min; until then its last block keeps a node from leaving. "
+        "Default 20 min.",
+    )
+    yield setting(
         "dfs.namenode.datanode.registration.ip-hostname-check",
         False,
         "Addresses need no reverse DNS; dfs.hosts decides.",

@@ -10,6 +10,7 @@ from rpicluster.design.units import RenderedFile
 from rpicluster.model.spec import ClusterSpec, Role, SshTarget
 
 _MIB = 1 << 20
+_SILENT_S = 15
 _KEPT_FREE_MIB = hdfs_files.DATANODE_FREE_MIB
 
 
@@ -67,6 +68,8 @@ class Stored:
     used_bytes: int = 0
     remaining_bytes: int = 0
     to_copy: int = 0
+    open_files: int = 0  # of these, blocks of files that are being written
+    silent_s: int = 0  # since its last heartbeat; they come every 3 s
 
     @property
     def is_out(self) -> bool:
@@ -143,10 +146,11 @@ def leave_steps(leaving: Iterable[Leaver], staying: Collection[str], gone: Mappi
     return steps
 
 
-def refusals(leaving: Iterable[Leaver], storage: Storage) -> list[str]:
+def refusals(leaving: Iterable[Leaver], storage: Storage, gone: Collection[str] = ()) -> list[str]:
     """Return why these DataNodes may not leave: too few or too small ones stay, or blocks would be lost.
 
-    A dead DataNode has nothing more to give: it may go as soon as no block is missing.
+    A dead DataNode has nothing more to give: it may go as soon as no block is missing. `gone` are nodes that
+    do not answer; the NameNode needs two minutes to see that.
     """
     names = {leaver.member.datanode: leaver.name for leaver in leaving if leaver.member.datanode}
     going = {source: stored for source, stored in storage.datanodes.items() if source in names}
@@ -156,6 +160,12 @@ def refusals(leaving: Iterable[Leaver], storage: Storage) -> list[str]:
         if source not in names and stored.state == "live"
     ]
     moving = {s: stored for s, stored in going.items() if stored.state not in ("dead", "decommissioned")}
+    silent = [names[s] for s, stored in moving.items() if stored.silent_s > _SILENT_S and names[s] in gone]
+    if silent:
+        return [
+            f"{' and '.join(silent)} does not answer, and the NameNode still hopes: it gives one up after "
+            "2 minutes of silence. Wait that long, then `rpicluster up` again"
+        ]
     dead = " and ".join(sorted(names[s] for s, stored in going.items() if stored.state == "dead"))
     found = _no_room(" and ".join(sorted(names[s] for s in moving)), moving.values(), staying, storage.copies)
     if dead and storage.missing:
@@ -196,7 +206,8 @@ def still_to_do(leaver: Leaver, storage: Storage) -> str | None:
     blocks = _count(stored.blocks, "block")
     if stored.state == "live" or not stored.to_copy:
         return f"{leaver.name}: the NameNode looks at its {blocks}"
-    return f"{leaver.name}: {stored.to_copy} of {blocks} still to copy"
+    written = f", {stored.open_files} in files that are being written" if stored.open_files else ""
+    return f"{leaver.name}: {stored.to_copy} of {blocks} still to copy{written}"
 
 
 def exclude_files(leaving: Iterable[Leaver]) -> dict[str, RenderedFile]:

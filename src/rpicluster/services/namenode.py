@@ -22,6 +22,7 @@ class DataNodeReport:
     blocks: int = 0
     failed_volumes: int = 0
     to_copy: int = 0  # of a node that is being decommissioned: blocks that still lack a copy elsewhere
+    open_files: int = 0  # of these, blocks of files that are being written
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,7 @@ def _live(name: str, found: Mapping[str, Any], leaving: Mapping[str, Any]) -> Da
         blocks=found["numBlocks"],
         failed_volumes=found["volfails"],
         to_copy=leaving.get("underReplicatedBlocks", 0),
+        open_files=leaving.get("underReplicateInOpenFiles", 0),
     )
 
 

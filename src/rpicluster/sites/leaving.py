@@ -50,7 +50,15 @@ class Daemons:
         """Return HDFS in the numbers that decide. Raises Unreachable, ServiceError."""
         report = self._namenode.report()
         nodes = {
-            node.name: Stored(node.state, node.blocks, node.used_bytes, node.remaining_bytes, node.to_copy)
+            node.name: Stored(
+                node.state,
+                blocks=node.blocks,
+                used_bytes=node.used_bytes,
+                remaining_bytes=node.remaining_bytes,
+                to_copy=node.to_copy,
+                open_files=node.open_files,
+                silent_s=node.last_contact_s,
+            )
             for node in report.datanodes
         }
         return Storage(nodes, self._hdfs.defaults().replication, report.missing_blocks)
@@ -167,7 +175,7 @@ class Leaving:
         if not any(leaver.member.datanode for leaver in self.found):
             return found
         try:
-            return found + leaving.refusals(self.found, self._daemons().storage())
+            return found + leaving.refusals(self.found, self._daemons().storage(), self.gone)
         except RpiclusterError as error:
             names = " and ".join(leaver.name for leaver in self.found)
             return [
@@ -204,7 +212,7 @@ class Leaving:
             return
         daemons = self._daemons()
         storage = daemons.storage()
-        if refused := leaving.refusals(workers, storage):
+        if refused := leaving.refusals(workers, storage, self.gone):
             raise UsageError("; ".join(refused))
         names = [leaver.name for leaver in workers]
         lists = leaving.exclude_files(workers)
@@ -214,7 +222,7 @@ class Leaving:
             self._wait(workers, daemons, report)
             self._state.journal("moved-out", nodes=names)
         self._stop_nodemanagers(workers)
-        # The lists that the plan knows; they are read with the next reload, which the plan has.
+        # Back to what the plan knows: empty. They are read with the next reload, which the plan has.
         members.place(self._nodes, self._manager, dict.fromkeys(lists, RenderedFile(b"")))
 
     def _tell(self, lists: Mapping[str, RenderedFile]) -> None:

@@ -148,8 +148,9 @@ class RemoteSite:
         known = self.state.recall("placement")
         if known is not None and "look" not in self.__dict__:
             placement = Placement.model_validate(known)
-            if set(placement.nodes) >= {node.name for node in self._written.nodes}:
-                return placement
+            wanted = [node.name for node in self._written.nodes]
+            if set(placement.nodes) >= set(wanted):  # it may still have nodes that were taken out since
+                return placement.model_copy(update={"nodes": {n: placement.nodes[n] for n in wanted}})
         return places.place_nodes(
             self.spec, self._machines, cluster_id=self._cluster_id(), login=self.spec.users[0]
         )
