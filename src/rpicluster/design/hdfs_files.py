@@ -178,8 +178,8 @@ def _namenode(inputs: Inputs, name: str) -> Iterator[Setting]:
     yield setting(
         "dfs.namenode.lease-hard-limit-sec",
         300,
-        "A file whose writer died is closed after 5 min; until then its last block keeps a node from leaving. "
-        "Default 20 min.",
+        "A file whose writer died is closed after 5 min; until then its last block keeps its node from "
+        "leaving. Default 20 min.",
     )
     yield setting(
         "dfs.namenode.datanode.registration.ip-hostname-check",

@@ -183,7 +183,8 @@ def _no_room(names: str, moving: Collection[Stored], staying: Collection[Stored]
     if len(staying) < copies:
         found.append(
             f"{names} cannot leave: files are kept in {copies} copies on different DataNodes, and only "
-            f"{len(staying)} would be left. Add a worker first, or put {names} back into cluster.yml"
+            f"{len(staying)} would be left. Add a worker, `rpicluster up`, then take {names} out; or say "
+            f"`hdfs: {{replication: {max(1, len(staying))}}}` and `rpicluster up` before"
         )
     room_mib = sum(max(0, stored.remaining_bytes // _MIB - _KEPT_FREE_MIB) for stored in staying)
     used_mib = sum(stored.used_bytes for stored in moving) // _MIB
