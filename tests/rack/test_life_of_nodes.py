@@ -133,6 +133,38 @@ def test_a_second_up_changes_nothing_and_restarts_nothing(cluster: ClusterUnderT
     assert (cluster.pids(), cluster.manifests()) == (pids, manifests)
 
 
+def test_a_second_laptop_adopts_the_cluster(cluster: ClusterUnderTest, tmp_path: Path) -> None:
+    environment = {
+        **cluster.rack.environment,
+        "RPICLUSTER_STATE_DIR": str(tmp_path / "state"),
+        "RPICLUSTER_SSH_CONFIG": str(cluster.rack.directory / "ssh_config"),
+    }
+
+    def there(*arguments: str, code: int = 0) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "rpicluster", *arguments],
+            cwd=tmp_path,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+        )
+        assert done.returncode == code, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done.stdout + done.stderr
+
+    said = there("adopt", f"pi@{placed(cluster)['pi1']}")
+    assert "pi2: `ssh.config` was a file of the other machine" in said
+    assert "is there already" in there("adopt", "pi@pi1", code=2)
+    assert str(SUM) in there("sql", "--json", TOTALS)
+    assert json.loads(there("plan", "--json").partition("\n")[0])["steps"] == []
+    assert cluster.sql(TOTALS) == [[ROWS, SUM, 97]], "the first laptop is let in as before"
+    keys = cluster.on("pi1", "sudo", "cat", "/etc/rpicluster/tunnel-keys").splitlines()
+    assert len(set(keys)) == 2
+    there("adopt", f"pi@{placed(cluster)['pi2']}", "other.yml", code=2)
+
+
 def test_a_node_is_added_without_restarting_the_manager_s_or_the_other_workers_hdfs(
     cluster: ClusterUnderTest,
 ) -> None:

@@ -14,7 +14,7 @@ from rpicluster.design import layout
 from rpicluster.design.inputs import Inputs
 from rpicluster.design.plan import Observed, Plan, make_plan
 from rpicluster.design.sizes import Sizes
-from rpicluster.design.units import Rendered
+from rpicluster.design.units import Rendered, RenderedFile
 from rpicluster.errors import PartlyApplied, RpiclusterError, SudoRefused, Unreachable, UsageError
 from rpicluster.health.probes import UnitState
 from rpicluster.model.facts import ClusterFacts, Placement
@@ -36,6 +36,7 @@ from rpicluster.nodes.remote.state import open_remote_state
 from rpicluster.nodes.ssh.openssh import OpenSsh
 from rpicluster.nodes.ssh.tunnel import LOOPBACK, Tunnel
 from rpicluster.runtime import store
+from rpicluster.sites.adoption import SPEC_ON_MANAGER
 from rpicluster.sites.leaving import Daemons, Leaving, is_leaving
 from rpicluster.sites.site import Report
 
@@ -316,7 +317,9 @@ class RemoteSite:
             file_system=self._file_system,
             runtime=runtime.path,
             may_reboot=self.may_reboot,
-            manifest_more={self.manager: members.manifest_entry(belonging)},
+            manifest_more={
+                self.manager: {**members.manifest_entry(belonging), "users": list(self.spec.users)}
+            },
         )
         self._change = Change(self.place.nodes, self.state, wanted, self._machines)
         with lease(self.place.nodes, self.manager, cluster=self._written.name, command="rpicluster up"):
@@ -326,6 +329,16 @@ class RemoteSite:
             if self.manager in self._changed.failed:
                 raise self._changed.failed[self.manager]
             self._changed.failed.update(self.leaving.clear(staying, report=report))
+            spec = (self.directory / "cluster.yml").read_bytes()
+            members.place(self.place.nodes, self.manager, {SPEC_ON_MANAGER: RenderedFile(spec, 0o600)})
+        self._let_in()
+
+    def join(self, *, cluster_id: str, users: tuple[str, ...]) -> None:
+        """Be a control machine, too, of a cluster that another one set up: remember it, be let in."""
+        self.check()
+        self.state.remember(cluster_id=cluster_id, **({"users": list(users)} if users else {}))
+        self.state.remember(placement=self.placement.model_dump())
+        members.remember(self.state, members.known_members(self.state, self._machines[self.manager]))
         self._let_in()
 
     def open_sessions(self) -> None:
