@@ -2,18 +2,14 @@
 
 import json
 import os
-import shlex
-import subprocess
-import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from cluster_tools import CONNECT, ClusterUnderTest, inventories, not_of_packages
 from rack_tools import RackUnderTest
 
-from rpicluster.nodes.remote.commands import node_script
-from rpicluster.nodes.remote.removal import Inventory, difference
+from rpicluster.nodes.remote.removal import difference
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -21,85 +17,13 @@ NAME = "life"
 NODES = ("pi1", "pi2", "pi3")
 UNITS = {"pi1": ("namenode", "resourcemanager", "session-pi"), "pi2": ("datanode", "nodemanager")}
 UNITS["pi3"] = UNITS["pi2"]
-CONNECT = "import socket; socket.create_connection(({address!r}, {port}), 2).close(); print('in')"
-
-
-@dataclass
-class ClusterUnderTest:
-    """A cluster on a rack, by the command line and by ssh."""
-
-    rack: RackUnderTest
-    before: dict[str, Inventory]
-
-    def rpicluster(self, *arguments: str, code: int = 0) -> str:
-        done = subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "rpicluster",
-                *arguments,
-                "--cluster",
-                str(self.rack.directory / "cluster.yml"),
-            ],
-            env=self.rack.environment,
-            stdin=subprocess.DEVNULL,
-            check=False,
-            capture_output=True,
-            text=True,
-            timeout=800,
-        )
-        assert done.returncode == code, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
-        return done.stdout
-
-    def on(self, node: str, *argv: str, code: int = 0, stdin: str = "") -> str:
-        return on(self.rack, node, *argv, code=code, stdin=stdin)
-
-    def pids(self) -> dict[str, str]:
-        return {
-            f"{unit} on {node}": self.on(
-                node, "systemctl", "show", "-p", "MainPID", "--value", f"rpicluster-{unit}"
-            )
-            for node, units in UNITS.items()
-            for unit in units
-        }
-
-    def manifests(self) -> dict[str, str]:
-        return {
-            node: self.on(node, "stat", "-c", "%y", "/var/lib/rpicluster/manifest.json") for node in NODES
-        }
-
-
-def on(rack: RackUnderTest, node: str, *argv: str, code: int = 0, stdin: str = "") -> str:
-    done = subprocess.run(
-        [
-            "ssh",
-            "-F",
-            str(rack.directory / "ssh_config"),
-            node,
-            shlex.join(argv) if len(argv) > 1 else argv[0],
-        ],
-        input=stdin,
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.returncode == code, f"{node}: {argv}: {done.returncode}\n{done.stdout}\n{done.stderr}"
-    return done.stdout.strip()
-
-
-def inventories(rack: RackUnderTest) -> dict[str, Inventory]:
-    return {
-        node: json.loads(on(rack, node, "sudo", "python3", "-", stdin=node_script("inventory.py")))
-        for node in NODES
-    }
 
 
 @pytest.fixture(scope="module")
 def cluster(make_rack: Callable[[str], RackUnderTest]) -> ClusterUnderTest:
     rack = make_rack(NAME)
     rack.run("up", "--nodes", "4G,2G,2G")
-    return ClusterUnderTest(rack, inventories(rack))
+    return ClusterUnderTest(rack, inventories(rack, NODES), UNITS)
 
 
 def test_plan_shows_everything_and_writes_nothing(cluster: ClusterUnderTest) -> None:
@@ -109,7 +33,7 @@ def test_plan_shows_everything_and_writes_nothing(cluster: ClusterUnderTest) -> 
         step["action"] for step in plan["steps"]
     }
     assert cluster.rpicluster("plan", "--exit-code", code=3)
-    after = inventories(cluster.rack)
+    after = inventories(cluster.rack, NODES)
     assert [line for node in NODES for line in difference(cluster.before[node], after[node])] == []
 
 
@@ -175,24 +99,9 @@ def test_stop_and_start_keep_the_tables(cluster: ClusterUnderTest) -> None:
 
 def test_destroy_leaves_nothing_on_any_node(cluster: ClusterUnderTest) -> None:
     cluster.rpicluster("destroy", "--confirm", NAME)
-    after = inventories(cluster.rack)
+    after = inventories(cluster.rack, NODES)
     different = [line for node in NODES for line in difference(cluster.before[node], after[node])]
-    assert _not_of_packages(different) == []
-
-
-def _not_of_packages(lines: list[str]) -> list[str]:
-    """Leave out what Debian packages brought: `destroy` keeps them."""
-    packages = (
-        "/etc/java",
-        "/etc/ca-certificates",
-        "/etc/default",
-        "/etc/fonts",
-        "/etc/nftables",
-        "/usr/local/share/fonts",
-        "/var/lib/",
-        "/tmp/",
-    )
-    return [line for line in lines if "rpi" in line or not line.partition(": ")[2].startswith(packages)]
+    assert not_of_packages(different) == []
 
 
 def test_nothing_of_it_is_left_on_the_control_machine(cluster: ClusterUnderTest) -> None:

@@ -204,3 +204,21 @@ def test_the_restart_hash_changes_with_what_a_unit_reads_and_with_nothing_else()
     assert unit_hash(namenode, {**files, "a.xml": RenderedFile(b"different")}) == base
     assert unit_hash(namenode, {**files, "b.xml": RenderedFile(b"different")}) != base
     assert unit_hash(dataclasses.replace(namenode, argv=("/bin/java", "-Xmx1m")), files) != base
+
+
+def test_a_changed_list_of_nodes_is_read_again_without_a_restart():
+    reader = dataclasses.replace(unit("namenode", "pi1"), rereads=("list",), reload=("/bin/tell",))
+    files = {"a.xml": RenderedFile(b"a"), "list": RenderedFile(b"pi2\n")}
+    wanted = Rendered({"pi1": files}, (reader,), "r1")
+    place = FakeSshNode(("pi1",))
+    for step in make_plan("lab", wanted, place.observe()).steps:
+        place.apply(step)
+    assert make_plan("lab", wanted, place.observe()).is_empty
+
+    longer = Rendered({"pi1": {**files, "list": RenderedFile(b"pi2\npi3\n")}}, (reader,), "r1")
+    plan = make_plan("lab", longer, place.observe())
+    assert [(s.action, s.target) for s in plan.steps] == [(Action.WRITE, "list"), (Action.RELOAD, "namenode")]
+    assert plan.summary().endswith("; reloads namenode on pi1")
+    assert Plan.from_json(plan.to_json()) == plan
+    both = Rendered({"pi1": {**longer.files["pi1"], "a.xml": RenderedFile(b"b")}}, (reader,), "r1")
+    assert Action.RESTART in {step.action for step in make_plan("lab", both, place.observe()).steps}

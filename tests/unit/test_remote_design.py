@@ -227,7 +227,7 @@ def test_the_daemons_of_a_cluster_that_was_interrupted_are_not_foreign() -> None
 def work(**kinds: object) -> NodeWork:
     empty: dict[str, object] = {
         "prepare": False, "runtime": None, "write": (), "remove": (), "stop": (), "start": (), "restart": (),
-        "format": None,
+        "reload": (), "format": None,
     }  # fmt: skip
     return NodeWork(**{**empty, **kinds})  # type: ignore[arg-type]
 

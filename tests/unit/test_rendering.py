@@ -162,7 +162,9 @@ def test_units_read_only_files_that_are_rendered(case: str) -> None:
     result = rendered(case)
     for unit in result.units:
         assert set(unit.reads) <= set(result.files[unit.node])
-        assert len(unit_hash(unit, result.files[unit.node])) == 64
+        assert set(unit.rereads) <= set(result.files[unit.node])
+        parts = unit_hash(unit, result.files[unit.node]).split(".")
+        assert [len(part) for part in parts] == ([64, 64] if unit.rereads else [64])
 
 
 @every_case

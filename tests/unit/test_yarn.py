@@ -275,6 +275,22 @@ def test_the_namenode_tells_safe_mode_datanodes_and_blocks() -> None:
     assert json.dumps(report.document())
 
 
+def test_the_namenode_tells_how_many_blocks_of_a_node_that_leaves_are_still_to_copy() -> None:
+    going = json.loads(INFO["LiveNodes"])
+    going["127.64.0.2:9866"]["adminState"] = "Decommission In Progress"
+    info = {
+        **INFO,
+        "LiveNodes": json.dumps(going),
+        "DecomNodes": json.dumps({"127.64.0.2:9866": {"underReplicatedBlocks": 12}}),
+    }
+
+    def beans(request: httpx.Request) -> Any:
+        return {"beans": [info if "NameNodeInfo" in request.url.params["qry"] else SYSTEM]}
+
+    (node,) = NameNode(serve({"/jmx": beans}), "http://nn:9870").report().live
+    assert (node.state, node.to_copy, node.blocks) == ("decommission in progress", 12, 23)
+
+
 def test_a_namenode_that_still_starts_says_so() -> None:
     with pytest.raises(ServiceError, match="NameNode at nn:9870 is still starting"):
         NameNode(serve({"/jmx": {"beans": []}}), "http://nn:9870").report()

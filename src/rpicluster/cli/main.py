@@ -18,6 +18,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "discover": ("discover", "List likely Raspberry Pis on this network"),
     "plan": ("design", "Show what `up` would do, byte for byte"),
     "up": ("lifecycle", "Make the cluster what cluster.yml says, and wait until it works"),
+    "adopt": ("adopt", "Use a cluster from this machine, too, that another one set up"),
     "status": ("lifecycle", "Say what is alive, and name the first thing that is not"),
     "doctor": ("doctor", "Say what is wrong with nodes and daemons, why, and how to mend it"),
     "stop": ("lifecycle", "Stop every daemon; data stays"),

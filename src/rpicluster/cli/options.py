@@ -26,11 +26,11 @@ def find_cluster(which: str | None) -> "Cluster":
     from rpicluster.cluster import Cluster
 
     cluster = Cluster.find(which)
-    cluster.ask_password = _ask_password
+    cluster.ask_password = ask_password
     return cluster
 
 
-def _ask_password(nodes: str) -> str:
+def ask_password(nodes: str) -> str:
     """Ask once for the password of sudo, without showing it; exit 2 where nobody can be asked."""
     if not sys.stdin.isatty():
         raise UsageError(

@@ -16,7 +16,6 @@ _READS = {
         "hadoop/core-site.xml",
         "hadoop/hdfs-site.xml",
         "hadoop/log4j2.properties",
-        layout.DFS_HOSTS,
     ),
     "datanode": ("hadoop/core-site.xml", "hadoop/hdfs-site.xml", "hadoop/log4j2.properties"),
     "resourcemanager": (
@@ -24,7 +23,6 @@ _READS = {
         "hadoop/core-site.xml",
         "hadoop/log4j2.properties",
         "hadoop/yarn-site.xml",
-        layout.YARN_HOSTS,
     ),
     "nodemanager": (
         "hadoop/core-site.xml",
@@ -33,6 +31,25 @@ _READS = {
         "hadoop/yarn-site.xml",
     ),
 }
+# Lists of nodes, and the program that has a daemon read them again without a restart.
+_LISTS = {
+    "namenode": (layout.DFS_HOSTS, layout.DFS_EXCLUDED),
+    "resourcemanager": (layout.YARN_HOSTS, layout.YARN_EXCLUDED),
+}
+# A NodeManager that leaves is stopped by rpicluster, when its containers have ended or had their time; the
+# ResourceManager's own limit only has to be longer.
+_LEAVING_S = 3600
+_REFRESH = {
+    "namenode": ("org.apache.hadoop.hdfs.tools.DFSAdmin", "-refreshNodes"),
+    "resourcemanager": (
+        "org.apache.hadoop.yarn.client.cli.RMAdminCLI",
+        "-refreshNodes",
+        "-g",
+        str(_LEAVING_S),
+        "-server",
+    ),
+}
+_REFRESH_HEAP_MIB = 48
 _AFTER = {"datanode": ("namenode",), "nodemanager": ("resourcemanager",)}
 IPV4 = "-Djava.net.preferIPv4Stack=true"
 # A daemon may start `bash` (container launch, group look-up), `ls`, `du` and `df`, and nothing of the user's.
@@ -56,16 +73,26 @@ def daemon_units(inputs: Inputs) -> tuple[Unit, ...]:
 def _daemon(inputs: Inputs, name: str, daemon: str) -> Unit:
     node = inputs.node(name)
     heap_mib = inputs.node_sizes(name).daemons[daemon].heap_mib
+    lists = _LISTS.get(daemon, ())
+    is_local = inputs.spec.is_local  # where nothing can reload a daemon
     return Unit(
         name=daemon,
         node=name,
         argv=daemon_argv(inputs, name, daemon, heap_mib, MAIN_CLASSES[daemon]),
         environment=environment(inputs, name, _hadoop_user(inputs, daemon)),
-        reads=_READS[daemon],
+        reads=(*_READS[daemon], *lists) if is_local else _READS[daemon],
         directory=layout.unit_directory(node.paths, daemon),
         after=_AFTER.get(daemon, ()),
-        user="" if inputs.spec.is_local else _hadoop_user(inputs, daemon),
+        user="" if is_local else _hadoop_user(inputs, daemon),
+        rereads=() if is_local else lists,
+        reload=_refresh(inputs, name, daemon) if lists and not is_local else (),
     )
+
+
+def _refresh(inputs: Inputs, name: str, daemon: str) -> tuple[str, ...]:
+    """Return the command that has a daemon read its lists of nodes again; there is no REST for it."""
+    main, *arguments = _REFRESH[daemon]
+    return daemon_argv(inputs, name, "refresh", _REFRESH_HEAP_MIB, main, *arguments, flags_of=daemon)
 
 
 def _hadoop_user(inputs: Inputs, daemon: str) -> str:

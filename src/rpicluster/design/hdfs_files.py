@@ -3,7 +3,7 @@
 Names and defaults: core-default.xml and hdfs-default.xml of Hadoop 3.5.0.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from rpicluster.design import layout
 from rpicluster.design.inputs import Inputs
@@ -147,6 +147,42 @@ def _namenode(inputs: Inputs, name: str) -> Iterator[Setting]:
         "Only these DataNodes may register; by default anybody's may, and receives blocks.",
     )
     yield setting(
+        "dfs.hosts.exclude",
+        f"{paths.conf}/{layout.DFS_EXCLUDED}",
+        "A DataNode on this list, too, leaves: its blocks are copied to the others first.",
+    )
+    yield setting(
+        "dfs.namenode.decommission.interval",
+        5,
+        "Seconds between two looks at a DataNode that leaves; the default of 30 is for thousands of nodes.",
+    )
+    yield setting(
+        "dfs.namenode.replication.max-streams",
+        8,
+        "Blocks that a DataNode copies at a time; with the default of 2, every 3 s, small files take hours.",
+    )
+    yield setting(
+        "dfs.namenode.replication.max-streams-hard-limit",
+        16,
+        "The same, with those copies that cannot wait; default 4.",
+    )
+    yield setting(
+        "dfs.namenode.replication.work.multiplier.per.iteration",
+        8,
+        "Copies that are handed out every 3 s, times the DataNodes; default 2.",
+    )
+    yield setting(
+        "dfs.namenode.reconstruction.pending.timeout-sec",
+        60,
+        "A copy that has not arrived after a minute is made again; default 5 min.",
+    )
+    yield setting(
+        "dfs.namenode.lease-hard-limit-sec",
+        300,
+        "A file whose writer died is closed after 5 min; until then its last block keeps its node from "
+        "leaving. Default 20 min.",
+    )
+    yield setting(
         "dfs.namenode.datanode.registration.ip-hostname-check",
         False,
         "Addresses need no reverse DNS; dfs.hosts decides.",
@@ -259,6 +295,11 @@ def _datanode(inputs: Inputs, name: str) -> Iterator[Setting]:
         DATANODE_FREE_MIB * 1024 * 1024,
         "Bytes not counted as HDFS's on a disk of its own (see min-blocks-for.write for shared disks).",
     )
+
+
+def dfs_excluded(sources: Iterable[str] = ()) -> bytes:
+    """Return the DataNodes that leave, each as `address:port`, one a line; none but while that lasts."""
+    return "".join(f"{source}\n" for source in sorted(sources)).encode()
 
 
 def dfs_hosts(inputs: Inputs) -> bytes:

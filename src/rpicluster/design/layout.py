@@ -5,6 +5,9 @@ from rpicluster.model.facts import NodePaths
 SPARK_DEFAULTS = "spark/spark-defaults.conf"
 DFS_HOSTS = "hadoop/dfs-hosts"
 YARN_HOSTS = "hadoop/yarn-hosts"
+# Who is on its way out; empty but while a node leaves.
+DFS_EXCLUDED = "hadoop/dfs-hosts-exclude"
+YARN_EXCLUDED = "hadoop/yarn-hosts-exclude"
 KEEPER = "session/keeper"  # a directory of Python files
 
 # Who runs what on real nodes, where units are systemd's. The group says who belongs to the cluster's

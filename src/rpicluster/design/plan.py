@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any, Literal
 
-from rpicluster.design.units import Rendered, Unit, unit_hash
+from rpicluster.design.units import Rendered, Unit, needs_reload_only, unit_hash
 
 SCHEMA = 1
 
@@ -57,6 +57,9 @@ class Action(StrEnum):
     FORMAT = "format"
     START = "start"
     RESTART = "restart"
+    RELOAD = "reload"
+    LEAVE = "leave"  # blocks are copied away, containers end
+    CLEAR = "clear"  # everything of the cluster is taken away from a node
 
 
 SYMBOLS = {
@@ -68,6 +71,17 @@ SYMBOLS = {
     Action.FORMAT: "+",
     Action.START: "!",
     Action.RESTART: "!",
+    Action.RELOAD: "!",
+    Action.LEAVE: "-",
+    Action.CLEAR: "-",
+}
+
+
+_VERBS = {
+    Action.START: "starts",
+    Action.RESTART: "restarts",
+    Action.RELOAD: "reloads",
+    Action.STOP: "stops",
 }
 
 
@@ -75,7 +89,7 @@ SYMBOLS = {
 class Step:
     """One change to one node. `target` is a path (files), a unit's name, or a runtime hash.
 
-    `content` and `mode` are set for WRITE, `unit` for START and RESTART; `before` is the observed
+    `content` and `mode` are set for WRITE, `unit` for START, RESTART and RELOAD; `before` is the observed
     SHA-256 of a file that is changed or removed, "" for a new one.
     """
 
@@ -91,7 +105,7 @@ class Step:
 
     @property
     def symbol(self) -> str:
-        """`+` create, `~` change, `-` remove, `!` restart or stop."""
+        """`+` create, `~` change, `-` remove, `!` start, restart, reload or stop."""
         return "~" if self.action is Action.WRITE and self.before else SYMBOLS[self.action]
 
 
@@ -119,7 +133,7 @@ class Plan:
         """Return one line: `Plan: 3 to create, 1 to change, 0 to remove; restarts namenode on pi1`."""
         counts = {symbol: sum(step.symbol == symbol for step in self.steps) for symbol in "+~-"}
         text = f"Plan: {counts['+']} to create, {counts['~']} to change, {counts['-']} to remove"
-        for action, verb in ((Action.START, "starts"), (Action.RESTART, "restarts"), (Action.STOP, "stops")):
+        for action, verb in _VERBS.items():
             units = [f"{step.target} on {step.node}" for step in self.steps if step.action is action]
             if units:
                 text += f"; {verb} {', '.join(units)}"
@@ -171,6 +185,8 @@ def _step_from(fields: dict[str, Any]) -> Step:
                 "environment": tuple((name, value) for name, value in unit["environment"]),
                 "reads": tuple(unit["reads"]),
                 "after": tuple(unit["after"]),
+                "rereads": tuple(unit["rereads"]),
+                "reload": tuple(unit["reload"]),
             }
         )
     content = fields.pop("content")
@@ -190,7 +206,7 @@ def make_plan(
     """Return what must be done so that `observed` becomes `rendered`.
 
     Order: stop what should not run, install the runtime, remove and write files, format an empty
-    NameNode, then start and restart units, each after those it names in `after`. Nodes that could not
+    NameNode, then start, restart and reload units, each after those it names in `after`. Nodes that could not
     be observed get no steps and are listed in `unreachable`.
     """
     nodes = [node for node in rendered.files if node not in observed.unreachable]
@@ -292,10 +308,14 @@ def _starts(stale: set[str], rendered: Rendered, observed: Observed) -> list[Ste
         if unit.node in observed.unreachable:
             continue
         known = observed.units.get(unit.node, {}).get(unit.name)
+        wanted = unit_hash(unit, rendered.files[unit.node])
         if known is None or known.state != "running":
             reason = "not running" if known is None or known.state == "stopped" else "failed"
             steps.append(Step(Action.START, unit.node, unit.name, reason, unit=unit))
-        elif known.config_hash != unit_hash(unit, rendered.files[unit.node]):
+        elif needs_reload_only(known.config_hash, wanted):
+            kind = Action.RESTART if unit.node in stale else Action.RELOAD
+            steps.append(Step(kind, unit.node, unit.name, "its list of nodes changed", unit=unit))
+        elif known.config_hash != wanted:
             steps.append(Step(Action.RESTART, unit.node, unit.name, "its configuration changed", unit=unit))
         elif unit.node in stale:
             steps.append(Step(Action.RESTART, unit.node, unit.name, "its runtime changed", unit=unit))

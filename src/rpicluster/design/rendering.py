@@ -83,6 +83,8 @@ def _manager_files(inputs: Inputs, launch: Launch) -> dict[str, RenderedFile]:
     files = {
         layout.DFS_HOSTS: RenderedFile(hdfs_files.dfs_hosts(inputs)),
         layout.YARN_HOSTS: RenderedFile(yarn_files.yarn_hosts(inputs)),
+        layout.DFS_EXCLUDED: RenderedFile(hdfs_files.dfs_excluded()),
+        layout.YARN_EXCLUDED: RenderedFile(yarn_files.yarn_excluded()),
         "spark/log4j2.properties": RenderedFile(log_files.containers()),
         "spark/log4j2-driver.properties": RenderedFile(log_files.driver()),
     }

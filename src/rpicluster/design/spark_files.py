@@ -214,6 +214,12 @@ def _executors(inputs: Inputs) -> Iterator[Setting]:
         f"{max(3600, idle_s)}s",
         "Cached tables hold executors for an hour; by default for ever.",
     )
+    if not inputs.spec.is_local:
+        yield setting(
+            "spark.decommission.enabled",
+            True,
+            "On a node that leaves, executors end their tasks and take no new ones.",
+        )
     yield setting(
         "spark.scheduler.minRegisteredResourcesRatio", 0, "The door opens while the executor still starts."
     )

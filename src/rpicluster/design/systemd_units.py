@@ -102,6 +102,7 @@ def _process(unit: Unit, paths: NodePaths) -> Lines:
         *(("Environment", assignment(name, value)) for name, value in unit.environment),
         *_guarded(),
         ("ExecStart", command(unit.argv)),
+        *((("ExecReload", command(unit.reload)),) if unit.reload else ()),
     )
 
 

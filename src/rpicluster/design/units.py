@@ -22,6 +22,9 @@ class Unit:
     after: tuple[str, ...] = ()
     stop_timeout_s: int = 20
     user: str = ""  # the login it runs as; "" on a local cluster: the one who runs it
+    # Files that it reads again when it is reloaded, and the command that tells it to.
+    rereads: tuple[str, ...] = ()
+    reload: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,10 @@ class Rendered:
 
 
 def unit_hash(unit: Unit, files: dict[str, RenderedFile]) -> str:
-    """Return the SHA-256 of a unit's own fields and of all it reads: it must restart when that changes."""
+    """Return the SHA-256 of a unit's own fields and of all it reads: it must restart when that changes.
+
+    After a dot follows, for a unit that can be reloaded, the SHA-256 of what it reads again then.
+    """
     parts = [
         json.dumps(
             [unit.name, unit.node, unit.argv, unit.environment, unit.directory, unit.stop_timeout_s],
@@ -56,4 +62,13 @@ def unit_hash(unit: Unit, files: dict[str, RenderedFile]) -> str:
         ).encode()
     ]
     parts += [path.encode() + b"\0" + files[path].content for path in sorted(unit.reads)]
-    return hashlib.sha256(b"\0\0".join(parts)).hexdigest()
+    itself = hashlib.sha256(b"\0\0".join(parts)).hexdigest()
+    if not unit.rereads:
+        return itself
+    again = b"\0\0".join(path.encode() + b"\0" + files[path].content for path in sorted(unit.rereads))
+    return f"{itself}.{hashlib.sha256(again).hexdigest()}"
+
+
+def needs_reload_only(started_with: str, wanted: str) -> bool:
+    """Return whether two hashes of a unit differ in nothing but what it reads again when it is reloaded."""
+    return started_with != wanted and started_with.partition(".")[0] == wanted.partition(".")[0]

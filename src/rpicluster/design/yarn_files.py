@@ -3,7 +3,7 @@
 Names and defaults: yarn-default.xml of Hadoop 3.5.0.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from rpicluster.design import layout
 from rpicluster.design.hdfs_files import NODEMANAGER_FREE_MIB
@@ -117,6 +117,11 @@ def _resourcemanager(inputs: Inputs, name: str) -> Iterator[Setting]:
         f"{paths.conf}/{layout.YARN_HOSTS}",
         "Only these NodeManagers may register; by default anybody's may, and receives containers with "
         "their secrets.",
+    )
+    yield setting(
+        "yarn.resourcemanager.nodes.exclude-path",
+        f"{paths.conf}/{layout.YARN_EXCLUDED}",
+        "A NodeManager on this list, too, leaves: it gets no new containers, and those that run may end.",
     )
     yield setting(
         "yarn.resourcemanager.scheduler.class",
@@ -315,6 +320,11 @@ def capacity_scheduler(inputs: Inputs) -> Iterator[Setting]:
         "Heartbeats to wait for a node that holds the data: one round; the default of 40 waits 10 s on "
         "two nodes.",
     )
+
+
+def yarn_excluded(addresses: Iterable[str] = ()) -> bytes:
+    """Return the NodeManagers that leave, one address a line; none but while that lasts."""
+    return "".join(f"{address}\n" for address in sorted(addresses)).encode()
 
 
 def yarn_hosts(inputs: Inputs) -> bytes:

@@ -21,6 +21,8 @@ class DataNodeReport:
     remaining_bytes: int = 0
     blocks: int = 0
     failed_volumes: int = 0
+    to_copy: int = 0  # of a node that is being decommissioned: blocks that still lack a copy elsewhere
+    open_files: int = 0  # of these, blocks of files that are being written
 
 
 @dataclass(frozen=True)
@@ -85,8 +87,9 @@ class NameNode:
 
 
 def _report(info: Mapping[str, Any], system: Mapping[str, Any]) -> NameNodeReport:
+    leaving = json.loads(info.get("DecomNodes") or "{}")
     nodes = [
-        *(_live(name, found) for name, found in json.loads(info["LiveNodes"]).items()),
+        *(_live(name, found, leaving.get(name, {})) for name, found in json.loads(info["LiveNodes"]).items()),
         *(_dead(name, found) for name, found in json.loads(info["DeadNodes"]).items()),
     ]
     return NameNodeReport(
@@ -105,7 +108,7 @@ def _report(info: Mapping[str, Any], system: Mapping[str, Any]) -> NameNodeRepor
     )
 
 
-def _live(name: str, found: Mapping[str, Any]) -> DataNodeReport:
+def _live(name: str, found: Mapping[str, Any], leaving: Mapping[str, Any]) -> DataNodeReport:
     admin = str(found["adminState"]).lower()
     return DataNodeReport(
         name=name,
@@ -116,6 +119,8 @@ def _live(name: str, found: Mapping[str, Any]) -> DataNodeReport:
         remaining_bytes=found["remaining"],
         blocks=found["numBlocks"],
         failed_volumes=found["volfails"],
+        to_copy=leaving.get("underReplicatedBlocks", 0),
+        open_files=leaving.get("underReplicateInOpenFiles", 0),
     )
 
 

@@ -15,7 +15,7 @@ from rpicluster.design.accounts import hdfs_directories
 from rpicluster.design.inputs import Inputs
 from rpicluster.design.plan import Observed, Plan, make_plan
 from rpicluster.design.sizes import Sizes
-from rpicluster.design.units import Rendered
+from rpicluster.design.units import Rendered, RenderedFile
 from rpicluster.errors import PartlyApplied, RpiclusterError, SudoRefused, Unreachable, UsageError
 from rpicluster.health.probes import UnitState
 from rpicluster.model.facts import ClusterFacts, Placement
@@ -24,6 +24,7 @@ from rpicluster.model.ports import MANAGER_PORTS, SESSION_PORTS
 from rpicluster.model.spec import ClusterSpec, SshTarget
 from rpicluster.nodes.local.state import write_file
 from rpicluster.nodes.lock import cluster_lock
+from rpicluster.nodes.remote import members
 from rpicluster.nodes.remote import observed as seen
 from rpicluster.nodes.remote import placement as places
 from rpicluster.nodes.remote.base import base_of
@@ -36,6 +37,8 @@ from rpicluster.nodes.remote.state import open_remote_state
 from rpicluster.nodes.ssh.openssh import OpenSsh
 from rpicluster.nodes.ssh.tunnel import LOOPBACK, Tunnel
 from rpicluster.runtime import store
+from rpicluster.sites.adoption import SPEC_ON_MANAGER
+from rpicluster.sites.leaving import Daemons, Leaving, is_leaving
 from rpicluster.sites.site import Report
 
 if TYPE_CHECKING:
@@ -115,7 +118,7 @@ class RemoteSite:
 
     def forget(self) -> None:
         """Look again at the next question."""
-        for name in ("look", "facts", "placement", "spec"):
+        for name in ("look", "facts", "placement", "spec", "leaving"):
             self.__dict__.pop(name, None)
 
     @property
@@ -147,8 +150,9 @@ class RemoteSite:
         known = self.state.recall("placement")
         if known is not None and "look" not in self.__dict__:
             placement = Placement.model_validate(known)
-            if set(placement.nodes) >= {node.name for node in self._written.nodes}:
-                return placement
+            wanted = [node.name for node in self._written.nodes]
+            if set(placement.nodes) >= set(wanted):  # it may still have nodes that were taken out since
+                return placement.model_copy(update={"nodes": {n: placement.nodes[n] for n in wanted}})
         return places.place_nodes(
             self.spec, self._machines, cluster_id=self._cluster_id(), login=self.spec.users[0]
         )
@@ -169,6 +173,25 @@ class RemoteSite:
         """The NameNode's own login."""
         return layout.HDFS_USER
 
+    @cached_property
+    def leaving(self) -> Leaving:
+        """Members of the cluster that the spec no longer names, or no longer as workers."""
+        return Leaving(self._written, self.state, self.place.nodes, self._machines, self._daemons)
+
+    def _daemons(self) -> Daemons:
+        from rpicluster.services.namenode import NameNode
+        from rpicluster.services.webhdfs import WebHdfs
+        from rpicluster.services.yarn import Yarn
+
+        transport, manager = self.transport(), self.placement.nodes[self.manager]
+        hdfs = f"http://{manager.address}:{manager.ports['namenode_http']}"
+        yarn = f"http://{manager.address}:{manager.ports['rm_http']}"
+        return Daemons(
+            NameNode(transport, hdfs),
+            WebHdfs(transport, hdfs, self.hdfs_superuser),
+            Yarn(transport, yarn, self.placement.login),
+        )
+
     def check(self) -> None:
         """Raise where nothing could be done at all: the manager does not answer."""
         if self.manager in self.look.errors:
@@ -188,7 +211,12 @@ class RemoteSite:
             cluster_id=self.placement.cluster_id,
         )
         changes = self.place.with_texts(found.steps) if texts else found.steps
-        return replace(found, steps=(*steps, *changes), refusals=(*found.refusals, *refusals))
+        leaves = self.leaving.steps()
+        return replace(
+            found,
+            steps=(*leaves, *steps, *changes),
+            refusals=(*found.refusals, *refusals, *self.leaving.refusals()),
+        )
 
     def ssh_command(self, node: str, command: tuple[str, ...]) -> list[str]:
         """Return the ssh that logs in on a node, or runs a command there."""
@@ -279,17 +307,25 @@ class RemoteSite:
                 self._let_in()  # nodes that somebody's Ansible made, from an export
             return
         wanted = self._wanted(rendered, sizes)
+        staying = members.members_of(self.spec, self.placement)
+        members.remember(self.state, self.leaving.members(staying))
         self._change = Change(self.place.nodes, self.state, wanted, self._machines)
         with lease(self.place.nodes, self.manager, cluster=self._written.name, command="rpicluster up"):
-            self._changed = self._change.carry_out(plan, report=report)
-        if self.manager in self._changed.failed:
-            raise self._changed.failed[self.manager]
+            self.leaving.move_out(report=report)
+            rest = replace(plan, steps=tuple(step for step in plan.steps if not is_leaving(step)))
+            self._changed = self._change.carry_out(rest, report=report)
+            if self.manager in self._changed.failed:
+                raise self._changed.failed[self.manager]
+            self._changed.failed.update(self.leaving.clear(staying, report=report))
+            spec = (self.directory / "cluster.yml").read_bytes()
+            members.place(self.place.nodes, self.manager, {SPEC_ON_MANAGER: RenderedFile(spec, 0o600)})
         self._let_in()
 
     def _wanted(self, rendered: Rendered, sizes: Sizes) -> Wanted:
         runtime = store.installed()
         if runtime is None:
             raise UsageError("the runtime is not in the cache", hint="rpicluster runtime fetch")
+        belonging = self.leaving.members(members.members_of(self.spec, self.placement))
         return Wanted(
             cluster=self._written.name,
             rendered=rendered,
@@ -298,6 +334,9 @@ class RemoteSite:
             file_system=self._file_system,
             runtime=runtime.path,
             may_reboot=self.may_reboot,
+            manifest_more={
+                self.manager: {**members.manifest_entry(belonging), "users": list(self.spec.users)}
+            },
         )
 
     def export(self, folder: Path, rendered: Rendered, sizes: Sizes, *, replace: bool) -> Plan:
@@ -332,6 +371,14 @@ class RemoteSite:
         )
         write_export(folder, about, replace=replace)
         return plan
+
+    def join(self, *, cluster_id: str, users: tuple[str, ...]) -> None:
+        """Be a control machine, too, of a cluster that another one set up: remember it, be let in."""
+        self.check()
+        self.state.remember(cluster_id=cluster_id, **({"users": list(users)} if users else {}))
+        self.state.remember(placement=self.placement.model_dump())
+        members.remember(self.state, members.known_members(self.state, self._machines[self.manager]))
+        self._let_in()
 
     def open_sessions(self) -> None:
         """Start the sessions that wait; HDFS has their folders now."""
@@ -402,6 +449,8 @@ class RemoteSite:
         ):
             self.tunnel.close()
             left, failed = take_away(self.place.nodes, self.state, self._machines, report=report)
+            left_too, failed_too = self.leaving.take_all_away(report=report)
+        left, failed = {**left, **left_too}, {**failed, **failed_too}
         found = [f"{node}: {entry}" for node, entries in left.items() for entry in entries]
         found += [error.message for error in failed.values()]
         if not found:

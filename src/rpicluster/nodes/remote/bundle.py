@@ -29,6 +29,7 @@ class NodeWork:
     stop: tuple[str, ...]
     start: tuple[str, ...]
     restart: tuple[str, ...]
+    reload: tuple[str, ...]
     format: Step | None
 
     @classmethod
@@ -46,6 +47,7 @@ class NodeWork:
             stop=targets(Action.STOP),
             start=targets(Action.START),
             restart=targets(Action.RESTART),
+            reload=targets(Action.RELOAD),
             format=next((step for step in steps if step.action is Action.FORMAT), None),
         )
 
@@ -119,6 +121,7 @@ def variables(
         "rpicluster_stop": list(work.stop),
         "rpicluster_start": list(work.start),
         "rpicluster_restart": list(work.restart),
+        "rpicluster_reload": list(work.reload),
         "rpicluster_format": _format(work.format, file_system) if work.format else {},
     }
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from rpicluster.design.plan import Action, Plan, Step
 from rpicluster.design.units import Rendered, RenderedFile, unit_hash
@@ -38,6 +39,7 @@ class Wanted:
     file_system: str  # the clusterID of this cluster's HDFS
     runtime: Path  # on the control machine
     may_reboot: bool = False
+    manifest_more: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # by node
 
 
 @dataclass
@@ -87,6 +89,7 @@ def node_manifest(wanted: Wanted, node: str, units: Mapping[str, str]) -> bytes:
         base=wanted.bases[node],
         files=wanted.rendered.files[node],
         units=units,
+        more=wanted.manifest_more.get(node),
     )
 
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from rpicluster import __version__
 from rpicluster.design.preview import PATHS
@@ -54,8 +55,9 @@ def manifest_of(
     base: Base,
     files: Mapping[str, RenderedFile],
     units: Mapping[str, str],
+    more: Mapping[str, Any] | None = None,
 ) -> bytes:
-    """Return the manifest's bytes. `units` are hashes by name."""
+    """Return the manifest's bytes. `units` are hashes by name, `more` is what else this node keeps."""
     document = {
         "schema": 1,
         "version": __version__,
@@ -73,6 +75,7 @@ def manifest_of(
             }
             for path, file in sorted(files.items())
         },
+        **(more or {}),
     }
     return (json.dumps(document, indent=1) + "\n").encode()
 

@@ -67,6 +67,10 @@ class RemoteState:
         except (OSError, ValueError):  # never seen, or by another version of rpicluster
             return None
 
+    def forget_facts(self, node: str) -> None:
+        """Forget a node that has left: if it comes back, it is a new one."""
+        (self.directory / "facts" / f"{node}.json").unlink(missing_ok=True)
+
     # -- what was done ---------------------------------------------------------------------------------
 
     def journal(self, what: str, **about: Any) -> None:

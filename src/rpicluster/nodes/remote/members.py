@@ -1,0 +1,85 @@
+"""Who belongs to a cluster: kept on the control machine and, for other ones, in the manager's manifest.
+
+So nodes are known that stand no longer in cluster.yml, and still hold blocks and files of ours.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rpicluster.design.leaving import Member
+from rpicluster.design.preview import PATHS
+from rpicluster.design.units import RenderedFile
+from rpicluster.model.facts import Placement
+from rpicluster.model.machine import MachineFacts
+from rpicluster.model.spec import ClusterSpec
+from rpicluster.nodes.remote import manifest
+from rpicluster.nodes.remote.bundle import file_entry
+from rpicluster.nodes.remote.commands import Nodes, role_script
+from rpicluster.nodes.remote.placement import target_of
+from rpicluster.nodes.remote.state import RemoteState
+
+KEY = "members"
+
+
+def members_of(spec: ClusterSpec, placement: Placement) -> dict[str, Member]:
+    """Return the members that a spec names, by name. Pure."""
+    found = {}
+    for node in spec.nodes:
+        placed = placement.nodes[node.name]
+        port = placed.ports.get("datanode_data")
+        found[node.name] = Member(
+            node.name,
+            target_of(node),
+            spec.roles_of(node),
+            placed.address,
+            f"{placed.address}:{port}" if port else "",
+        )
+    return found
+
+
+def known_members(state: RemoteState, manager: MachineFacts | None) -> dict[str, Member]:
+    """Return the members that this machine remembers, and those that the manager's manifest names."""
+    there = manager.manifest.extra.get(KEY) if manager is not None and manager.manifest is not None else None
+    return {**_read(there), **_read(state.recall(KEY))}
+
+
+def _read(document: Any) -> dict[str, Member]:
+    found = {}
+    for name, about in document.items() if isinstance(document, dict) else ():
+        try:
+            found[name] = Member.read(name, about)
+        except (ValueError, KeyError, TypeError):  # by another version: the other record may know it
+            continue
+    return found
+
+
+def remember(state: RemoteState, members: Mapping[str, Member]) -> None:
+    """Keep on this machine who belongs to the cluster."""
+    state.remember(**{KEY: {name: member.document(private=True) for name, member in members.items()}})
+
+
+def manifest_entry(members: Mapping[str, Member]) -> dict[str, Any]:
+    """Return what the manager's manifest says of the members. Pure."""
+    return {KEY: {name: member.document() for name, member in sorted(members.items())}}
+
+
+def settle(nodes: Nodes, state: RemoteState, manager: str, members: Mapping[str, Member]) -> None:
+    """Keep in both records that these are all; the manager's first: what only it lists would come back."""
+    edit_manifest(nodes, manager, lambda document: document.update(manifest_entry(members)))
+    remember(state, members)
+
+
+def edit_manifest(nodes: Nodes, node: str, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change a node's manifest in place: read it, have `change` edit it, write it whole."""
+    document = json.loads(nodes.root(node, ["cat", manifest.PATH]))
+    change(document)
+    text = (json.dumps(document, indent=1) + "\n").encode()
+    place(nodes, node, {manifest.PATH: RenderedFile(text, manifest.MODE)})
+
+
+def place(nodes: Nodes, node: str, files: Mapping[str, RenderedFile]) -> None:
+    """Write files on one node, by their rendered names or absolute paths, whole or not at all."""
+    entries = [file_entry(manifest.absolute(path), file) for path, file in files.items()]
+    document = {"directories": [], "remove": [], "keep": [PATHS.conf], "files": entries}
+    nodes.python(node, role_script("base", "place.py"), json.dumps(document).encode())

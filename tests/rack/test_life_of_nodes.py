@@ -1,0 +1,303 @@
+"""A cluster's whole life on a rack: queries from Python and R, a node more, a node less, reboots, the end."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from cluster_tools import ClusterUnderTest, inventories, not_of_packages
+from rack_tools import RackUnderTest, wait_for
+
+from rpicluster.nodes.remote.removal import difference
+
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1500)]
+
+NAME = "nodes"
+MANAGER = ("namenode", "resourcemanager", "session-pi")
+WORKER = ("datanode", "nodemanager")
+R_PACKAGE = Path(__file__).parents[2] / "r" / "rpicluster"
+ROWS, SUM = 10_000_000, 49_999_995_000_000
+TOTALS = "SELECT count(*) AS n, sum(id) AS s, count(DISTINCT g) AS g FROM numbers"
+SCALA = 'println("scala says " + spark.range(1000).selectExpr("sum(id)").collect()(0).getLong(0))'
+BY_R = """
+con <- DBI::dbConnect(rpicluster::rpi())
+found <- DBI::dbGetQuery(con, "SELECT count(*) AS n, sum(id) AS s, count(DISTINCT g) AS g FROM numbers")
+cat(format(as.numeric(unlist(found)), scientific = FALSE, trim = TRUE))
+DBI::dbDisconnect(con)
+"""
+
+
+@pytest.fixture(scope="module")
+def cluster(make_rack: Callable[[str], RackUnderTest]) -> ClusterUnderTest:
+    rack = make_rack(NAME)
+    rack.run("up", "--nodes", "4G,2G,2G")
+    units = {"pi1": MANAGER, "pi2": WORKER, "pi3": WORKER}
+    return ClusterUnderTest(rack, inventories(rack, units), units)
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """An R library with our package in it."""
+    if shutil.which("Rscript") is None:
+        pytest.skip("R is not installed: sudo apt-get install r-base-core r-cran-dbi r-cran-reticulate")
+    folder = tmp_path_factory.mktemp("r")
+    copy = shutil.copytree(R_PACKAGE, folder / "rpicluster")
+    (folder / "library").mkdir()
+    command = ["R", "CMD", "INSTALL", "--no-docs", f"--library={folder / 'library'}", str(copy)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    yield folder / "library"
+
+
+def tasks(cluster: ClusterUnderTest) -> dict[str, int]:
+    """Return how many tasks of the session each worker has done."""
+    executors = (
+        "[[e.node, e.completed_tasks] for e in c.spark.executors(c.spark.application().id, dead=True) "
+        "if not e.is_driver]"
+    )
+    addresses = {address: name for name, address in placed(cluster).items()}
+    found: dict[str, int] = {}
+    for address, done in cluster.asked(executors):
+        found[addresses[address]] = found.get(addresses[address], 0) + done
+    return found
+
+
+def placed(cluster: ClusterUnderTest) -> dict[str, str]:
+    found: dict[str, str] = cluster.asked("{n: p.address for n, p in c.placement.nodes.items()}")
+    return found
+
+
+def missing_blocks(cluster: ClusterUnderTest) -> int:
+    return int(cluster.asked("c.namenode.report().missing_blocks"))
+
+
+def take_out(cluster: ClusterUnderTest, name: str) -> None:
+    """Remove a node from cluster.yml, as a person would with an editor."""
+    text = cluster.spec_path.read_text()
+    cluster.spec_path.write_text(re.sub(rf"  - name: {name}\n(    .*\n)*", "", text))
+    assert f"name: {name}" not in cluster.spec_path.read_text()
+
+
+def test_plan_then_up_gives_a_cluster(cluster: ClusterUnderTest) -> None:
+    assert cluster.rpicluster("plan", "--exit-code", code=3)
+    document = json.loads(cluster.rpicluster("up", "--yes", "--json"))
+    assert "a job of 20 million rows ran on 2 workers" in document["timings_s"]
+
+
+def test_python_queries_ten_million_rows_spread_over_both_workers(cluster: ClusterUnderTest) -> None:
+    before = tasks(cluster)
+    cluster.rpicluster("sql", f"CREATE TABLE numbers AS SELECT id, id % 97 AS g FROM range(0, {ROWS}, 1, 40)")
+    assert cluster.sql(TOTALS) == [[ROWS, SUM, 97]]
+    done = {name: count - before.get(name, 0) for name, count in tasks(cluster).items()}
+    assert {name for name, count in done.items() if count > 0} == {"pi2", "pi3"}
+
+
+def test_r_gets_the_same_answer_by_dbi(cluster: ClusterUnderTest, library: Path) -> None:
+    state = Path(cluster.rack.environment["RPICLUSTER_STATE_DIR"])
+    done = subprocess.run(
+        ["Rscript", "-e", BY_R],
+        env={
+            **cluster.rack.environment,
+            "R_LIBS": str(library),
+            "RPICLUSTER_CONNECTION": str(state / "clusters" / NAME / "connection.json"),
+            "RPICLUSTER_PYTHON": sys.executable,
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.stdout.split() == [str(ROWS), str(SUM), "97"], done.stderr
+
+
+def test_spark_shell_answers_on_every_node(cluster: ClusterUnderTest) -> None:
+    for node in cluster.units:
+        # On workers nobody but the services reaches the cluster: there Spark runs by itself.
+        master = "yarn" if node == "pi1" else "local[1]"
+        said = cluster.on(
+            node, f"bash -lc 'spark-shell --master {master} 2>/tmp/said || cat /tmp/said'", stdin=SCALA + "\n"
+        )
+        assert "scala says 499500" in said, said
+
+
+def test_a_second_up_changes_nothing_and_restarts_nothing(cluster: ClusterUnderTest) -> None:
+    pids, manifests = cluster.pids(), cluster.manifests()
+    assert all(pid not in ("", "0") for pid in pids.values())
+    assert json.loads(cluster.rpicluster("up", "--yes", "--json"))["changed"] == 0
+    assert (cluster.pids(), cluster.manifests()) == (pids, manifests)
+
+
+def test_a_second_laptop_adopts_the_cluster(cluster: ClusterUnderTest, tmp_path: Path) -> None:
+    environment = {
+        **cluster.rack.environment,
+        "RPICLUSTER_STATE_DIR": str(tmp_path / "state"),
+        "RPICLUSTER_SSH_CONFIG": str(cluster.rack.directory / "ssh_config"),
+    }
+
+    def there(*arguments: str, code: int = 0) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "rpicluster", *arguments],
+            cwd=tmp_path,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+        )
+        assert done.returncode == code, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done.stdout + done.stderr
+
+    said = there("adopt", f"pi@{placed(cluster)['pi1']}")
+    assert "pi2: `ssh.config` was a file of the other machine" in said
+    assert "is there already" in there("adopt", "pi@pi1", code=2)
+    assert str(SUM) in there("sql", "--json", TOTALS)
+    assert json.loads(there("plan", "--json").partition("\n")[0])["steps"] == []
+    assert cluster.sql(TOTALS) == [[ROWS, SUM, 97]], "the first laptop is let in as before"
+    keys = cluster.on("pi1", "sudo", "cat", "/etc/rpicluster/tunnel-keys").splitlines()
+    assert len(set(keys)) == 2
+    there("adopt", f"pi@{placed(cluster)['pi2']}", "other.yml", code=2)
+
+
+def test_a_node_is_added_without_restarting_the_manager_s_or_the_other_workers_hdfs(
+    cluster: ClusterUnderTest,
+) -> None:
+    pids = cluster.pids()
+    cluster.rack.run("add", "2G")
+    cluster.before |= inventories(cluster.rack, ["pi4"])
+    plan = json.loads(cluster.rpicluster("plan", "--json"))
+    assert {"reload"} == {s["action"] for s in plan["steps"] if s["target"] == "namenode"}
+    cluster.rpicluster("up", "--yes")
+    kept = {unit: pid for unit, pid in cluster.pids().items() if unit.startswith(("namenode", "datanode"))}
+    assert kept == {unit: pid for unit, pid in pids.items() if unit in kept}
+    cluster.units["pi4"] = WORKER
+    assert not {"", "0"} & set(cluster.pids().values())
+    assert cluster.asked("len(c.namenode.report().live)") == 3
+    assert cluster.asked("sum(n.is_running for n in c.yarn.nodes())") == 3
+
+
+def test_too_few_nodes_for_the_copies_are_refused_before_anything_happens(cluster: ClusterUnderTest) -> None:
+    text, pids = cluster.spec_path.read_text(), cluster.pids()
+    take_out(cluster, "pi2")
+    take_out(cluster, "pi3")
+    plan = json.loads(cluster.rpicluster("plan", "--json"))
+    assert any("pi2 and pi3 cannot leave: files are kept in 2 copies" in said for said in plan["refusals"])
+    cluster.rpicluster("up", "--yes", code=2)
+    cluster.spec_path.write_text(text)
+    assert json.loads(cluster.rpicluster("up", "--yes", "--json"))["changed"] == 0
+    assert cluster.pids() == pids
+
+
+def test_an_up_that_is_broken_off_while_a_node_leaves_is_continued_by_the_next(
+    cluster: ClusterUnderTest,
+) -> None:
+    take_out(cluster, "pi2")
+    plan = json.loads(cluster.rpicluster("plan", "--json"))
+    of_pi2 = [(step["action"], step["target"]) for step in plan["steps"] if step["node"] == "pi2"]
+    assert of_pi2 == [("leave", "datanode"), ("leave", "nodemanager"), ("clear", "node")]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "rpicluster", "up", "--yes", "--cluster", str(cluster.spec_path)],
+        env=cluster.rack.environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    wait_for("the lists name it", lambda: _excluded(cluster), timeout_s=120)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    assert _excluded(cluster)
+    assert missing_blocks(cluster) == 0
+    assert cluster.on("pi2", "systemctl", "is-active", "rpicluster-datanode") == "active"
+
+
+def _excluded(cluster: ClusterUnderTest) -> bool:
+    return cluster.on("pi1", "cat", "/etc/rpicluster/hadoop/dfs-hosts-exclude") != ""
+
+
+def test_a_node_leaves_without_a_missing_block_and_clean(cluster: ClusterUnderTest) -> None:
+    cluster.rpicluster("up", "--yes")
+    assert cluster.units.pop("pi2") == WORKER
+    assert missing_blocks(cluster) == 0
+    assert cluster.sql(TOTALS) == [[ROWS, SUM, 97]]
+    live = cluster.asked("[n.name for n in c.namenode.report().datanodes if n.state == 'live']")
+    assert live == [f"{placed(cluster)[name]}:9866" for name in ("pi3", "pi4")]
+    after = inventories(cluster.rack, ["pi2"])
+    assert not_of_packages(difference(cluster.before["pi2"], after["pi2"])) == []
+    assert json.loads(cluster.rpicluster("up", "--yes", "--json"))["changed"] == 0
+    for path in ("dfs-hosts", "dfs-hosts-exclude", "yarn-hosts", "yarn-hosts-exclude"):
+        lines = cluster.on("pi1", "cat", f"/etc/rpicluster/hadoop/{path}").splitlines()
+        assert len(lines) == (0 if path.endswith("exclude") else 2)
+
+
+def test_all_nodes_that_reboot_at_once_come_back_by_themselves(cluster: ClusterUnderTest) -> None:
+    boots = {node: _boot(cluster, node) for node in cluster.units}
+    for node in cluster.units:
+        cluster.rack.ssh_raw(node, "sudo", "systemctl", "--no-block", "reboot")
+    wait_for(
+        "all have booted again",
+        lambda: all(_boot(cluster, node) not in ("", boots[node]) for node in cluster.units),
+        timeout_s=180,
+    )
+    wait_for("every part answers", lambda: _is_healthy(cluster), timeout_s=300)
+    assert cluster.sql(TOTALS) == [[ROWS, SUM, 97]]
+    assert json.loads(cluster.rpicluster("up", "--yes", "--json"))["changed"] == 0
+
+
+def _boot(cluster: ClusterUnderTest, node: str) -> str:
+    """Return when a node's first process was started; its boot id is the machine's."""
+    done = cluster.rack.ssh_raw(node, "cat", "/proc/1/stat", options=("-o", "ConnectTimeout=5"))
+    return done.stdout.split()[21] if done.returncode == 0 else ""
+
+
+def _is_healthy(cluster: ClusterUnderTest) -> bool:
+    done = subprocess.run(
+        [sys.executable, "-m", "rpicluster", "status", "--cluster", str(cluster.spec_path)],
+        env=cluster.rack.environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+        timeout=60,
+    )
+    return done.returncode == 0
+
+
+def test_more_reserve_on_a_node_restarts_only_what_reads_it(cluster: ClusterUnderTest) -> None:
+    pids = cluster.pids()
+    text = cluster.spec_path.read_text()
+    cluster.spec_path.write_text(text.replace("  - name: pi4\n", "  - name: pi4\n    reserve: 700M\n"))
+    before = cluster.asked("{n.host: n.memory_total_mib for n in c.yarn.nodes() if n.is_running}")
+    cluster.rpicluster("up", "--yes")
+    after = cluster.asked("{n.host: n.memory_total_mib for n in c.yarn.nodes() if n.is_running}")
+    pi4 = placed(cluster)["pi4"]
+    assert after[pi4] < before[pi4]
+    changed = {unit for unit, pid in cluster.pids().items() if pids[unit] != pid}
+    assert "nodemanager on pi4" in changed
+    assert not {"namenode on pi1", "datanode on pi3", "datanode on pi4"} & changed
+
+
+def test_a_node_that_is_dead_for_good_goes_if_no_block_is_lost(cluster: ClusterUnderTest) -> None:
+    cluster.rack.run("cut", "pi4")
+    take_out(cluster, "pi4")
+    wait_for("the NameNode gives it up", lambda: cluster.asked("len(c.namenode.report().dead)") == 1, 240)
+    said = cluster.rpicluster("plan")
+    assert "goes if the other copies of its blocks on pi3 are enough" in said
+    cluster.rpicluster("up", "--yes")
+    del cluster.units["pi4"]
+    assert missing_blocks(cluster) == 0
+    assert cluster.sql(TOTALS) == [[ROWS, SUM, 97]]
+    assert json.loads(cluster.rpicluster("up", "--yes", "--json"))["changed"] == 0
+
+
+def test_destroy_leaves_nothing_on_the_nodes_that_are_left(cluster: ClusterUnderTest) -> None:
+    cluster.rpicluster("destroy", "--confirm", NAME)
+    after = inventories(cluster.rack, cluster.units)
+    different = [line for node in cluster.units for line in difference(cluster.before[node], after[node])]
+    assert not_of_packages(different) == []
+    assert not (Path(cluster.rack.environment["RPICLUSTER_STATE_DIR"]) / "clusters" / NAME).exists()
+    assert os.environ.get("RPICLUSTER_STATE_DIR") != cluster.rack.environment["RPICLUSTER_STATE_DIR"]
