@@ -185,7 +185,9 @@ def test_who_does_not_know_the_token_is_not_let_in(tmp_path: Path) -> None:
 def place(document: dict[str, object]) -> tuple[int, dict[str, Any], str]:
     done = subprocess.run(
         [sys.executable, "-c", role_script("base", "place.py")],
-        input=json.dumps({"directories": [], "files": [], "remove": [], "keep": [], **document}),
+        input=json.dumps(
+            {"directories": [], "files": [], "remove": [], "keep": [], "reread": "/nowhere", **document}
+        ),
         check=False,
         capture_output=True,
         text=True,

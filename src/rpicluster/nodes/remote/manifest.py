@@ -51,11 +51,11 @@ def manifest_of(
     cluster_id: str,
     node: str,
     runtime: str,
-    base: Base,
+    base_hash: str,
     files: Mapping[str, RenderedFile],
     units: Mapping[str, str],
 ) -> bytes:
-    """Return the manifest's bytes. `units` are hashes by name."""
+    """Return the manifest's bytes. `units` are hashes by name, `base_hash` of what is whole on the node."""
     document = {
         "schema": 1,
         "version": __version__,
@@ -63,7 +63,7 @@ def manifest_of(
         "cluster_id": cluster_id,
         "node": node,
         "runtime": runtime,
-        "base": base.hash,
+        "base": base_hash,
         "units": dict(sorted(units.items())),
         "files": {
             absolute(path): {

@@ -9,6 +9,7 @@ hash that came over SSH.
 """
 
 import contextlib
+import fcntl
 import hashlib
 import hmac
 import json
@@ -23,6 +24,7 @@ CHUNK = 1 << 20
 CONNECT_S = 5.0
 ACCEPT_S = 60.0
 SILENCE_S = 60.0
+OTHER_S = 25.0  # less than the control machine waits for the port
 TELL_S = 0.5
 MANIFEST = "rpicluster-runtime.json"
 TOKEN_CHARACTERS = 64
@@ -147,6 +149,20 @@ def write(source, path, mode):
     return digest.hexdigest()
 
 
+def alone(parent):
+    """Wait until no other receiver is at work here: one of a broken `up` may still be storing."""
+    descriptor = os.open(parent, os.O_RDONLY | os.O_DIRECTORY)
+    deadline = time.monotonic() + OTHER_S
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # until this process ends
+            return
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                sys.exit(f"another stream to {parent} has not ended for {OTHER_S:.0f} s")
+            time.sleep(0.1)
+
+
 def main():
     """Receive, check, and put the folder in place whole."""
     stdin = sys.stdin.buffer
@@ -154,6 +170,7 @@ def main():
     folder = wanted["folder"]
     parent = os.path.dirname(folder)
     os.makedirs(parent, 0o755, exist_ok=True)
+    alone(parent)
     for name in os.listdir(parent):  # what a broken stream left
         if name.startswith(".new-"):
             shutil.rmtree(os.path.join(parent, name))
