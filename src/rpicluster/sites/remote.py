@@ -15,7 +15,15 @@ from rpicluster.design.inputs import Inputs
 from rpicluster.design.plan import Observed, Plan, make_plan
 from rpicluster.design.sizes import Sizes
 from rpicluster.design.units import Rendered
-from rpicluster.errors import PartlyApplied, RpiclusterError, SudoRefused, Unreachable, UsageError
+from rpicluster.errors import (
+    LoginRefused,
+    NodeUnreachable,
+    PartlyApplied,
+    RpiclusterError,
+    SudoRefused,
+    Unreachable,
+    UsageError,
+)
 from rpicluster.health.probes import UnitState
 from rpicluster.model.facts import ClusterFacts, Placement
 from rpicluster.model.machine import MachineFacts
@@ -159,9 +167,17 @@ class RemoteSite:
 
     @cached_property
     def facts(self) -> ClusterFacts:
-        """What was observed, now or before, or what `hardware:` says."""
-        _ = self.look
-        return places.cluster_facts(self._taking_part, self._machines)
+        """What was observed, now or before, or what `hardware:` says.
+
+        Raises why a node that is there does not let us see it; one that is off may be planned all the same.
+        """
+        errors, spec = self.look.errors, self._taking_part
+        for node in spec.nodes:
+            error = errors.get(node.name)
+            is_off = isinstance(error, NodeUnreachable) and not isinstance(error, LoginRefused)
+            if error is not None and not is_off and self._machines[node.name] is None:
+                raise error
+        return places.cluster_facts(spec, self._machines)
 
     @cached_property
     def placement(self) -> Placement:
@@ -204,18 +220,21 @@ class RemoteSite:
             self._written.name, rendered, self._observed(rendered), warnings=self._warnings(sizes)
         )
         steps = prepare_steps(self._bases(sizes), self._machines, self._left_out)
-        refusals = seen.refusals(
-            {n: m for n, m in self._machines.items() if n not in self.look.unreachable},
-            cluster=self._written.name,
-            cluster_id=self.placement.cluster_id,
-        )
-        room = no_room(
-            {name: m for name, m in self._machines.items() if name not in self.look.unreachable},
-            runtime_hash=rendered.runtime_hash,
-            runtime_mib=(runtime.size_bytes if (runtime := store.installed()) else USUAL_RUNTIME_BYTES) >> 20,
-        )
         changes = self.place.with_texts(found.steps) if texts else found.steps
-        return replace(found, steps=(*steps, *changes), refusals=(*found.refusals, *refusals, *room))
+        return replace(found, steps=(*steps, *changes), refusals=(*found.refusals, *self._refusals()))
+
+    def _refusals(self) -> tuple[str, ...]:
+        """Return why nothing may be changed, before anything is."""
+        machines = {n: m for n, m in self._machines.items() if n not in self.look.unreachable}
+        runtime = store.installed()
+        return (
+            *seen.refusals(machines, cluster=self._written.name, cluster_id=self.placement.cluster_id),
+            *no_room(
+                machines,
+                runtime_hash=store.locked_hash()[:16],
+                runtime_mib=(runtime.size_bytes if runtime else USUAL_RUNTIME_BYTES) >> 20,
+            ),
+        )
 
     def ssh_command(self, node: str, command: tuple[str, ...]) -> list[str]:
         """Return the ssh that logs in on a node, or runs a command there."""
@@ -265,9 +284,7 @@ class RemoteSite:
 
     def checked(self) -> list[CheckedNode]:
         """Return every node with what matters of it."""
-        refusals = seen.refusals(
-            self._machines, cluster=self._written.name, cluster_id=self.placement.cluster_id
-        )
+        refusals = self._refusals()
         return [self._checked(node.name, refusals) for node in self._written.nodes]
 
     def _checked(self, name: str, refusals: tuple[str, ...]) -> CheckedNode:
@@ -275,7 +292,12 @@ class RemoteSite:
         if facts is None:
             detail = self.look.errors[name].message if name in self.look.errors else "never seen"
             return CheckedNode(name, "", "", 0, 0, None, "unreachable", detail)
-        reasons = [reason for reason in refusals if name in reason.partition(" ")[0]]
+        # A reason begins with whom it concerns: `pi1: …`, `pi1 has …`, `pi1 and pi2 have one machine-id`.
+        reasons = [
+            reason
+            for reason in refusals
+            if name in reason.partition(" have one ")[0].replace(":", " ").split()
+        ]
         state, detail = "ready", ""
         if name in self.look.errors:
             state, detail = "unreachable", self.look.errors[name].message
