@@ -1,8 +1,8 @@
 """`up` killed at every step of its journal, on fresh virtual Pis each time: the next `up` continues.
 
 One case a journalled step: a new rack, `up`, SIGKILL when the step stands in the journal, `up` again. It
-passes when the second `up` ends well, no completed step stands in the event log twice, and files, units, rules
-and logins are those of a run that nobody disturbed. What passed on this commit is not run again.
+passes when the second `up` ends well, no completed step stands in the event log twice, and files, units,
+rules and logins are those of a run that nobody disturbed. What passed on this commit is not run again.
 
     python tests/long/every_step.py             all cases
     python tests/long/every_step.py 1 17 30     these steps only
@@ -134,11 +134,11 @@ def write_page(cases: Sequence[Case], at: str) -> None:
     lines = [
         "# Where `up` was broken off",
         "",
-        f"Made by `make test-long` on {time.strftime('%Y-%m-%d')} at commit {at}: {len(cases)} runs of `up` on "
-        f"three fresh virtual Pis ({MEMORY}), each broken off when this step stood in the journal. *Continued* "
-        "means: the next `up` ended well, no completed step stands in the event log twice, and files, units, rules "
-        "and logins are those of a run that nobody disturbed. A virtual Pi loses no page cache when it is cut, so "
-        "this says nothing of power cuts.",
+        f"Made by `make test-long` on {time.strftime('%Y-%m-%d')} at commit {at}: {len(cases)} runs of `up` "
+        f"on three fresh virtual Pis ({MEMORY}), each broken off when this step stood in the journal.",
+        "*Continued* means: the next `up` ended well, no completed step stands in the event log twice, "
+        "and files, units, rules and logins are those of a run that nobody disturbed.",
+        "A virtual Pi loses no page cache when it is cut, so this says nothing of power cuts.",
         "",
         "| step | what was done last | how | outcome | took |",
         "|---|---|---|---|---|",

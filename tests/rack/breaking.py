@@ -186,6 +186,16 @@ class Breaking:
     def _mine(self, words: bytes) -> bool:
         return os.fsencode(self.state) in words or b"apply.yml" in words
 
+    def close_connections(self) -> None:
+        """End the connections that are kept open to this rack's nodes: the next command makes new ones."""
+        from rpicluster.model.spec import SshTarget
+        from rpicluster.nodes.ssh.openssh import OpenSsh
+
+        ssh, config = OpenSsh(), str(self.rack.directory / "ssh_config")
+        for node in self.rack.status().values():
+            for user in ("pi", "ann"):
+                ssh.close(SshTarget(host=node["address"], user=user, config=config))
+
     # -- what stands there -----------------------------------------------------------------------------
 
     def on(self, node: str, *argv: str, stdin: str = "", code: int = 0) -> str:
