@@ -1,6 +1,6 @@
 """A fresh `up` on a rack, broken off three times at random steps: no step twice, and a clean one's end state.
 
-The seed is printed; RPICLUSTER_TEST_SEED=N repeats a run. `make test-long` tries every step, which takes hours.
+The seed is printed; RPICLUSTER_TEST_SEED=N repeats a run. `make test-long` tries every step, in hours.
 """
 
 import os
