@@ -17,7 +17,7 @@ pytestmark = pytest.mark.timeout(1500)
 NODES = ("pi1", "pi2", "pi3")
 NAME = "broken"
 # Completed steps of a fresh `up` of three nodes; the last break must come before the end.
-STEPS = 44
+STEPS = 47
 WAYS = ("kill", "kill all", "Ctrl-C")
 
 
