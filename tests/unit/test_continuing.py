@@ -6,6 +6,7 @@ import grp
 import json
 import os
 import pwd
+import secrets
 import subprocess
 import sys
 import time
@@ -181,6 +182,62 @@ def test_a_runtime_that_is_being_received_is_waited_for(tmp_path: Path) -> None:
     process.communicate(timeout=60)
     os.close(receiver)
     assert process.returncode == 0
+
+
+# -- what goes on after a break ------------------------------------------------------------------------
+
+ROOT = Path(send.__file__).parents[2]
+ON_NODES = sorted([*ROOT.glob("nodes/*/on_node/*.py"), *ROOT.glob("ansible/roles/*/files/*.py")])
+
+
+@pytest.mark.parametrize("program", ON_NODES, ids=lambda path: path.name)
+def test_every_program_for_nodes_bears_the_words_by_which_it_is_waited_for(program: Path) -> None:
+    first = program.read_text().partition(":")[0]
+    assert first in ('"""Runs on a node as root', '"""Runs on the manager as root')
+
+
+class Busy:
+    """A process that bears a mark of its own, and the program that waits for such and for no others."""
+
+    def __init__(self, seconds: float) -> None:
+        mark = f"BUSY-{secrets.token_hex(8)}-"
+        lines = node_script("settle.py").split("\n")
+        place = next(number for number, line in enumerate(lines) if line.startswith("MARKS = "))
+        lines[place] = f"MARKS = (b'{mark}',)"
+        self.settle = "\n".join(lines)
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", f"# {mark}1\nimport time; time.sleep({seconds})"]
+        )
+
+    def wait(self, timeout_s: float) -> "subprocess.CompletedProcess[str]":
+        try:
+            return subprocess.run(
+                [sys.executable, "-c", self.settle],
+                input=json.dumps({"timeout_s": timeout_s}),
+                check=False,
+                capture_output=True,
+                text=True,
+                timeout=60,
+            )
+        finally:
+            self.process.kill()
+            self.process.wait()
+
+
+def test_what_a_broken_run_has_begun_on_a_node_is_waited_for() -> None:
+    busy = Busy(3)
+    begun = time.monotonic()
+    done = busy.wait(30)
+    assert done.returncode == 0, done.stderr
+    assert time.monotonic() - begun >= 2
+    assert busy.process.returncode == 0, "it ended by itself"
+
+
+def test_what_does_not_end_is_named() -> None:
+    busy = Busy(60)
+    done = busy.wait(0.5)
+    assert done.returncode != 0
+    assert str(busy.process.pid) in done.stderr
 
 
 # -- the lease -----------------------------------------------------------------------------------------

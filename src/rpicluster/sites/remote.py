@@ -34,7 +34,7 @@ from rpicluster.nodes.lock import cluster_lock
 from rpicluster.nodes.remote import observed as seen
 from rpicluster.nodes.remote import placement as places
 from rpicluster.nodes.remote.base import base_of
-from rpicluster.nodes.remote.change import Change, Changed, Wanted, prepare_steps, require_as_seen
+from rpicluster.nodes.remote.change import Change, Changed, Wanted, prepare_steps, require_as_seen, settle
 from rpicluster.nodes.remote.lease import lease
 from rpicluster.nodes.remote.manifest import owner_of
 from rpicluster.nodes.remote.place import Look, RemotePlace, RemoteUnit
@@ -208,9 +208,18 @@ class RemoteSite:
         return layout.HDFS_USER
 
     def check(self) -> None:
-        """Raise where nothing could be done at all: the manager does not answer."""
+        """Raise where nothing could be done at all: the manager does not answer.
+
+        After an `up` that was broken off, wait until nothing of it is at work on the nodes.
+        """
         if self.manager in self.look.errors:
             raise self.look.errors[self.manager]
+        self._settle()
+
+    def _settle(self) -> None:
+        if self.is_unproven:
+            settle(self.place.nodes, [node for node in self._machines if node not in self.look.unreachable])
+            self.forget()  # what was seen may be from before its end
 
     # -- planning --------------------------------------------------------------------------------------
 
@@ -443,6 +452,7 @@ class RemoteSite:
             self.changing("destroy"),
             self._lease("rpicluster destroy"),
         ):
+            self._settle()
             self.tunnel.close()
             left, failed = take_away(self.place.nodes, self.state, self._machines, report=report)
         found = [f"{node}: {entry}" for node, entries in left.items() for entry in entries]

@@ -3,13 +3,13 @@
 import json
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from rpicluster.design.plan import Action, Plan, Step
 from rpicluster.design.units import Rendered, RenderedFile, unit_hash
-from rpicluster.errors import RpiclusterError, UsageError
+from rpicluster.errors import RemoteCommandFailed, RpiclusterError, UsageError
 from rpicluster.model.facts import Placement
 from rpicluster.model.machine import MachineFacts, Manifest
 from rpicluster.nodes.ansible.events import Event
@@ -35,6 +35,7 @@ BEFORE = "/var/lib/rpicluster/before.json"
 Report = Callable[[str, str, float], None]  # (node, what it does, share done 0–1)
 _MIB = 1 << 20
 _START_S = 120.0
+_SETTLE_S = 600.0  # apt on a Pi
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,19 @@ def prepare_steps(
         if reasons:
             steps.append(Step(Action.PREPARE, node, "node", "; ".join(reasons)))
     return steps
+
+
+def settle(nodes: Nodes, names: Sequence[str]) -> None:
+    """Wait on each node for the end of what an `up` that was broken off has begun there.
+
+    Raises RemoteCommandFailed, which names what does not end. One that does not answer now is left out later.
+    """
+    order = json.dumps({"timeout_s": _SETTLE_S}).encode()
+    script = node_script("settle.py")
+    _, failed = nodes.each(lambda n: nodes.python(n, script, order, deadline_s=_SETTLE_S + 20), names)
+    for error in failed.values():
+        if isinstance(error, RemoteCommandFailed):
+            raise error
 
 
 def require_as_seen(
