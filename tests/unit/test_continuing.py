@@ -9,15 +9,20 @@ import pwd
 import secrets
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from rpicluster.errors import LockHeld
 from rpicluster.model.machine import Java, MachineFacts, Mount, OperatingSystem
 from rpicluster.model.specfile import parse_spec
 from rpicluster.nodes.fanout import send
+from rpicluster.nodes.remote import lease as lease_module
 from rpicluster.nodes.remote.commands import node_script, role_script
 from rpicluster.nodes.remote.placement import without_unseen
 from rpicluster.nodes.remote.room import no_room
@@ -283,6 +288,55 @@ def test_the_next_up_of_the_same_laptop_is_not_kept_out_by_one_that_was_killed(t
     assert _lease(path, "take", open_remote_state("lab", root=tmp_path).laptop()) == {"held": True}
     other = open_remote_state("lab", root=tmp_path / "another")
     assert not _lease(path, "take", other.laptop())["held"]
+
+
+class Here:
+    """Stands for `Nodes`: runs a node's program here."""
+
+    def python(self, node: str, script: str, stdin: bytes) -> bytes:
+        return subprocess.run(
+            [sys.executable, "-c", script], input=stdin, check=True, capture_output=True, timeout=60
+        ).stdout
+
+
+def _hold(laptop: str, when_lost: Callable[[], None]) -> AbstractContextManager[None]:
+    nodes = cast(Any, Here())
+    return lease_module.lease(
+        nodes, "pi1", cluster="lab", command="rpicluster up", laptop=laptop, when_lost=when_lost
+    )
+
+
+def test_work_is_ended_when_somebody_has_taken_over_an_expired_lease(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "lease.json"
+    monkeypatch.setattr(lease_module, "PATH", str(path))
+    monkeypatch.setattr(lease_module, "_RENEW_S", 0.5)
+    monkeypatch.setattr(lease_module, "LASTS_S", 0.1)  # nobody can renew so fast: it expires at once
+    lost = threading.Event()
+    with pytest.raises(LockHeld, match="of ann on host-of-b"), _hold("a", lost.set):
+        time.sleep(0.2)
+        assert _lease(path, "take", "b") == {"held": True}
+        assert lost.wait(20), "it was told"
+    assert not _lease(path, "take", "c")["held"], "it is still the other's"
+
+
+def test_a_lease_is_renewed_while_the_work_lasts_and_given_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "lease.json"
+    monkeypatch.setattr(lease_module, "PATH", str(path))
+    monkeypatch.setattr(lease_module, "_RENEW_S", 0.2)
+    monkeypatch.setattr(lease_module, "LASTS_S", 8)
+    with _hold("a", lambda: None):
+        first = json.loads(path.read_text())["ends"]
+        deadline = time.monotonic() + 20
+        while json.loads(path.read_text() or "{}").get("ends", first) == first:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        with pytest.raises(LockHeld), _hold("b", lambda: None):
+            pass
+    assert not path.exists()
 
 
 # -- disks, and nodes that nobody has seen --------------------------------------------------------------
