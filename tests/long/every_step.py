@@ -1,8 +1,9 @@
-"""`up` killed at every step of its journal, on fresh virtual Pis each time: the next `up` continues.
+"""`up` broken off at every step of its journal, on fresh virtual Pis each time: the next `up` continues.
 
-One case a journalled step: a new rack, `up`, SIGKILL when the step stands in the journal, `up` again. It
-passes when the second `up` ends well, no completed step stands in the event log twice, and files, units,
-rules and logins are those of a run that nobody disturbed. What passed on this commit is not run again.
+One case a journalled step: a new rack, `up`, a break when the step stands in the journal (SIGKILL mostly, also
+Ctrl-C, a node that reboots, a cable that is pulled), `up` again. It passes when the second `up` ends well, no
+completed step stands in the event log twice, and files, units, rules and logins are those of a run that nobody
+disturbed. What passed on this commit is not run again.
 
     python tests/long/every_step.py             all cases
     python tests/long/every_step.py 1 17 30     these steps only
@@ -29,7 +30,7 @@ NAME = "every"
 NODES = ("pi1", "pi2", "pi3")
 MEMORY = "4G,2G,2G"
 IDENTITY = "eeee0000"
-WAYS = ("kill", "kill all", "Ctrl-C")
+WAYS = ("kill", "kill all", "Ctrl-C", "kill", "reboot pi2", "kill all", "unplug pi3")
 
 
 @dataclass(frozen=True)

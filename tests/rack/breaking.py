@@ -134,8 +134,8 @@ class Breaking:
     def break_off(self, done: int, how: str, *, delay_s: float = 0.0) -> str:
         """Start `up` and break it off when the journal has `done` steps; return the last one.
 
-        `how`: `kill` (the command alone), `kill all` (with Ansible and every ssh), `Ctrl-C`, or
-        `reboot NODE`. Fails if `up` ends before.
+        `how`: `kill` (the command alone), `kill all` (with Ansible and every ssh), `Ctrl-C`, `reboot NODE` or
+        `unplug NODE` (its cable, until `up` has ended). Fails if `up` ends before.
         """
         process = self.start("up", "--yes")
         try:
@@ -157,10 +157,16 @@ class Breaking:
         return last
 
     def _break(self, process: "subprocess.Popen[str]", how: str) -> None:
-        if how.startswith("reboot"):
-            self.rack.run("reboot", how.split()[1])
-            said, _ = process.communicate(timeout=UP_TIMEOUT_S)
-            assert process.returncode in (0, 1, 4, 5), said
+        if how.startswith(("reboot", "unplug")):
+            word, node = how.split()
+            self.rack.run(*(("reboot", node) if word == "reboot" else ("link", node, "down")))
+            try:
+                said, _ = process.communicate(timeout=UP_TIMEOUT_S)
+            finally:
+                if word == "unplug":
+                    self.rack.run("link", node, "up")
+            # A node that is back in two seconds may not even have been missed.
+            assert process.returncode in (0, 1, 4, 5, 6), said
             assert "Traceback" not in said, said
         elif how == "Ctrl-C":
             process.send_signal(signal.SIGINT)
