@@ -1,9 +1,9 @@
 """`up` broken off at every step of its journal, on fresh virtual Pis each time: the next `up` continues.
 
-One case a journalled step: a new rack, `up`, a break when the step stands in the journal (SIGKILL mostly, also
-Ctrl-C, a node that reboots, a cable that is pulled), `up` again. It passes when the second `up` ends well, no
-completed step stands in the event log twice, and files, units, rules and logins are those of a run that nobody
-disturbed. What passed on this commit is not run again.
+One case a journalled step: a new rack, `up`, a break when the step stands in the journal (SIGKILL mostly,
+also Ctrl-C, a node that reboots, a cable that is pulled), `up` again. It passes when the second `up` ends
+well, no completed step stands in the event log twice, and files, units, rules and logins are those of a run
+that nobody disturbed. What passed on this commit is not run again.
 
     python tests/long/every_step.py             all cases
     python tests/long/every_step.py 1 17 30     these steps only
