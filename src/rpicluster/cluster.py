@@ -179,7 +179,8 @@ class Cluster:
     @cached_property
     def sizes(self) -> Sizes:
         """Memory and cores for everything; raises SizingRefused."""
-        return size(self.site.spec, self.facts)
+        facts = self.facts  # first: what the spec says of nodes that were never seen depends on the look
+        return size(self.site.spec, facts)
 
     @property
     def placement(self) -> Placement:
@@ -263,8 +264,9 @@ class Cluster:
         self.site.carry_out(plan, self.rendered, self.sizes, report=report)
         if plan.steps or self.spec.is_local or not self._all_answer(phases):
             self._wait(phases, without=frozenset(self.site.left_out()))
-        if (verify or plan.steps) and not self.spec.is_local:
+        if isinstance(self.site, RemoteSite) and (verify or plan.steps or self.site.is_unproven):
             self._prove(phases, report)
+            self.site.proven()
         left_out = self.site.left_out()
         if left_out:
             raise PartlyApplied(

@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -27,6 +28,22 @@ PLAY = """
       ansible.builtin.{task}
 """
 
+# Asks with the prompt that Ansible gave it, as the real one does, and takes one password only.
+ASKING_SUDO = """#!/bin/bash
+while [ $# -gt 0 ]; do
+  case "$1" in
+  -p) prompt=$2; shift 2 ;;
+  -u) shift 2 ;;
+  -*) shift ;;
+  *) break ;;
+  esac
+done
+printf '%s' "$prompt" >&2
+IFS= read -r given
+[ "$given" = geheim ] || { echo 'Sorry, try again.' >&2; exit 1; }
+exec "$@"
+"""
+
 
 @pytest.fixture
 def ssh() -> Iterator[OpenSsh]:
@@ -41,10 +58,7 @@ def run(tmp_path: Path, ssh: OpenSsh) -> Path:
     local = {"ansible_connection": "local"}
     write_run(
         folder,
-        {
-            name: Host(SshTarget(host=name), local, python="/usr/bin/python3", sudo_password="geheim")
-            for name in ("pi1", "pi2")
-        },
+        {name: Host(SshTarget(host=name), local, python="/usr/bin/python3") for name in ("pi1", "pi2")},
         ssh,
     )
     return folder
@@ -56,17 +70,42 @@ def playbook(folder: Path, name: str, task: str) -> str:
     return str(path)
 
 
-def test_a_run_folder_is_private_and_its_secrets_end_with_the_run(run: Path) -> None:
+def test_a_run_folder_is_private_and_the_password_of_sudo_is_in_no_file_and_no_command(run: Path) -> None:
     assert run.stat().st_mode & 0o777 == 0o700
-    secrets = sorted((run / "inventory" / "host_vars").iterdir())
-    assert [path.name for path in secrets] == ["pi1.json", "pi2.json"]
-    assert all(path.stat().st_mode & 0o777 == 0o600 for path in secrets)
-    assert "geheim" not in (run / "inventory" / "hosts.json").read_text()
-    assert "geheim" not in (run / "ansible.cfg").read_text()
-    run_playbook(run, playbook(run, "Say", "command: 'true'"), report=lambda _: None)
-    assert list((run / "inventory" / "host_vars").iterdir()) == []
-    left = [path for path in run.rglob("*") if path.is_file() and b"geheim" in path.read_bytes()]
-    assert left == []
+    held: list[str] = []
+
+    def report(event: Event) -> None:
+        if event.kind == "task":
+            held.extend(str(path) for path in run.rglob("*") if path.is_file() and "geheim" in _text(path))
+            held.extend(words for words in _command_lines() if "geheim" in words)
+
+    path = playbook(run, "Say", "command: 'true'")
+    outcome = run_playbook(run, path, report=report, sudo_password="geheim")
+    assert outcome.changed == {"pi1": 1, "pi2": 1}
+    assert held == []
+    assert [path for path in run.rglob("*") if path.is_file() and "geheim" in _text(path)] == []
+
+
+def _text(path: Path) -> str:
+    return path.read_bytes().decode(errors="replace")
+
+
+def test_ansible_is_given_the_password_of_sudo(run: Path) -> None:
+    path = Path(playbook(run, "Ask", "command: whoami\n      become: true"))
+    folder = run / "bin"
+    folder.mkdir()
+    (folder / "sudo").write_text(ASKING_SUDO)
+    (folder / "sudo").chmod(0o755)
+    path.write_text(
+        path.read_text().replace(
+            "gather_facts: false", f"gather_facts: false\n  vars: {{ansible_become_exe: {folder}/sudo}}"
+        )
+    )
+    with (run / "ansible.cfg").open("a") as config:  # the tests may run as root, who would need no sudo
+        config.write("[privilege_escalation]\nbecome_allow_same_user = true\n")
+    for password, failed in (("geheim", set()), ("falsch", {"pi1", "pi2"})):
+        outcome = run_playbook(run, str(path), report=lambda _: None, sudo_password=password)
+        assert set(outcome.failed) == failed, [outcome.error(node).message for node in outcome.failed]
 
 
 def test_the_shared_connection_and_its_checks_are_used_by_ansible_too(tmp_path: Path, ssh: OpenSsh) -> None:
@@ -133,6 +172,40 @@ def test_a_cancelled_run_ends_within_seconds_and_leaves_no_process(run: Path) ->
     time.sleep(0.5)
     assert not [words for words in _command_lines() if f"sleep\0{seconds}" in words]
     assert not [words for words in _command_lines() if str(run) in words]
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from rpicluster.nodes.ansible.playbook import run_playbook
+run_playbook(Path(sys.argv[1]), sys.argv[2], report=lambda event: print(event.kind, flush=True))
+"""
+
+
+def test_ansible_ends_with_all_it_started_when_the_program_that_ran_it_is_killed(run: Path) -> None:
+    seconds = 5000 + os.getpid() % 1000
+    path = playbook(run, "Wait", f"command: sleep {seconds}")
+    program = subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(run), path], stdout=subprocess.PIPE, text=True
+    )
+
+    def mine() -> list[str]:
+        return [w for w in _command_lines() if f"sleep\0{seconds}" in w or f"playbook\0{path}" in w]
+
+    assert program.stdout
+    while "task" not in program.stdout.readline():
+        assert program.poll() is None
+    deadline = time.monotonic() + 20
+    while not any("sleep" in words for words in mine()):
+        assert time.monotonic() < deadline, "the task has begun"
+        time.sleep(0.05)
+    program.kill()
+    program.wait()
+    program.stdout.close()
+    deadline = time.monotonic() + 10
+    while left := mine():
+        assert time.monotonic() < deadline, left
+        time.sleep(0.05)
 
 
 def _command_lines() -> list[str]:

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 import clean_clone
+import every_step
 from clean_clone import Step
 
 ROOT = Path(__file__).parents[2]
@@ -45,6 +46,15 @@ def clean_clones(order: tuple[str, ...], logs: Path) -> list[Step]:
     return clean_clone.run(order, Path(os.environ.get(CACHE_VARIABLE, RESULTS)), logs)
 
 
+def broken_off(at: str) -> list[Step]:
+    """Kill `up` at every step of its journal; each case that passed is on record by itself."""
+    started = time.monotonic()
+    cases = every_step.run(RESULTS / at / "every-step", at)
+    passed = sum(case.passed for case in cases)
+    last = f"{passed} of {len(cases)} continued, see interruptions.md"
+    return [Step("up, killed, up", passed == len(cases), time.monotonic() - started, last)]
+
+
 def run_case(name: str, run: Callable[[], list[Step]], at: str) -> list[Step]:
     """Return the steps of one case, from its record if it passed before on this commit."""
     record = RESULTS / at / f"{name.replace(' ', '-')}.json"
@@ -67,6 +77,7 @@ def main() -> int:
     runs: dict[str, Callable[[], list[Step]]] = {
         " then ".join(order): partial(clean_clones, order, RESULTS / at / "logs") for order in ORDERS
     }
+    runs["up broken off at every step"] = partial(broken_off, at)
     runs["the tests marked long"] = marked_long
     done: dict[str, list[Step]] = {}
     for name, run in runs.items():

@@ -7,6 +7,7 @@ import pwd
 import subprocess
 import sys
 import threading
+import time
 from hashlib import sha256
 from pathlib import Path
 from typing import IO, Any
@@ -44,7 +45,13 @@ class Node:
     """A receiver that runs here, with a folder of its own."""
 
     def __init__(
-        self, parent: Path, name: str, manifest: str, following: dict[str, object] | None, first: bool
+        self,
+        parent: Path,
+        name: str,
+        manifest: str,
+        following: dict[str, object] | None,
+        first: bool,
+        kept: frozenset[str] = frozenset(),
     ) -> None:
         self.folder = parent / name / "runtimes" / "abc"
         token = name.ljust(64, "x")
@@ -56,7 +63,7 @@ class Node:
         )
         order = {
             "folder": str(self.folder), "manifest_sha256": manifest, "address": "127.0.0.1",
-            "listen": None if first else {"token": token}, "next": following,
+            "listen": None if first else {"token": token}, "next": following, "kept": sorted(kept),
         }  # fmt: skip
         self.stdin.write(json.dumps(order).encode() + b"\n")
         self.stdin.flush()
@@ -77,18 +84,20 @@ class Node:
         return self.process.returncode, out.decode(), err.decode()
 
 
-def chain(parent: Path, manifest: str, names: tuple[str, ...]) -> list[Node]:
+def chain(
+    parent: Path, manifest: str, names: tuple[str, ...], kept: frozenset[str] = frozenset()
+) -> list[Node]:
     nodes: list[Node] = []
     following: dict[str, object] | None = None
     for name in reversed(names):
-        node = Node(parent, name, manifest, following, first=name == names[0])
+        node = Node(parent, name, manifest, following, name == names[0], kept)
         following = node.me
         nodes.insert(0, node)
     return nodes
 
 
-def pour(package: Package, node: Node) -> None:
-    send._send(package, node.stdin, threading.Event())
+def pour(package: Package, node: Node, kept: frozenset[str] = frozenset()) -> None:
+    send._send(package, node.stdin, threading.Event(), kept)
     node.process.stdin = None  # closed
 
 
@@ -154,6 +163,90 @@ def test_a_stream_that_breaks_off_installs_nothing_and_the_next_one_cleans_up(tm
     assert [p.name for p in node.folder.parent.iterdir()] == ["abc"]
 
 
+def whole_files(node: Node, manifest: str) -> frozenset[str]:
+    """Ask kept.py, as the control machine does."""
+    done = subprocess.run(
+        [sys.executable, "-c", send._program("kept.py")],
+        input=json.dumps({"folder": str(node.folder), "manifest_sha256": manifest}),
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return frozenset(json.loads(done.stdout))
+
+
+def test_what_a_broken_stream_brought_whole_is_not_sent_again(tmp_path: Path) -> None:
+    package = Package(make_runtime(tmp_path / "source"), "unused")
+    manifest = package.manifest_sha256
+    (node,) = chain(tmp_path, manifest, ("pi1",))
+    names = [MANIFEST, "bin/run", "jars/b.jar", "jars/a.jar"]
+    whole = subprocess.run(
+        ["tar", "-cf", "-", "-C", str(package.source), *names], capture_output=True, check=True
+    ).stdout
+    node.stdin.write(whole[:2_000_000])
+    node.stdin.close()
+    node.process.stdin = None
+    assert node.end()[0] != 0
+    fresh = node.folder.parent / ".new-abc"
+    assert (fresh / "jars/a.jar").exists(), "half of it"
+    kept = whole_files(node, manifest)
+    assert kept == {"bin/run", "jars/b.jar"}
+    inode = (fresh / "jars/b.jar").stat().st_ino
+    (fresh / "stray").write_text("of nobody")
+
+    (again,) = chain(tmp_path, manifest, ("pi1",), kept)
+    pour(package, again, kept)
+    status, _, err = again.end()
+    assert (status, err) == (0, "")
+    assert (node.folder / "jars/b.jar").stat().st_ino == inode
+    assert not (node.folder / "stray").exists()
+    for path in package.source.rglob("*"):
+        if path.is_file():
+            assert (node.folder / path.relative_to(package.source)).read_bytes() == path.read_bytes()
+    assert (node.folder / "a-again.jar").samefile(node.folder / "jars/a.jar")
+
+
+def test_a_file_that_changed_on_the_disk_since_is_sent_again(tmp_path: Path) -> None:
+    package = Package(make_runtime(tmp_path / "source"), "unused")
+    (node,) = chain(tmp_path, package.manifest_sha256, ("pi1",))
+    node.stdin.close()
+    node.process.stdin = None
+    node.end()
+    fresh = node.folder.parent / ".new-abc"
+    for name in (MANIFEST, "bin/run", "jars/b.jar"):
+        (fresh / name).parent.mkdir(exist_ok=True)
+        (fresh / name).write_bytes((package.source / name).read_bytes())
+    (fresh / "bin/run").write_text("worn")
+    assert whole_files(node, package.manifest_sha256) == {"jars/b.jar"}
+    assert whole_files(node, "0" * 64) == frozenset(), "another runtime's"
+
+
+def test_names_of_one_file_are_kept_together_or_not_at_all(tmp_path: Path) -> None:
+    package = Package(make_runtime(tmp_path / "source"), "unused")
+    both = frozenset({"jars/a.jar", "a-again.jar", "bin/run"})
+    assert package.without_half_links(both) == both
+    for half in ("jars/a.jar", "a-again.jar"):
+        assert package.without_half_links(frozenset({half, "bin/run"})) == {"bin/run"}
+
+
+def test_a_second_receiver_waits_for_one_that_a_broken_up_has_left(tmp_path: Path) -> None:
+    package = Package(make_runtime(tmp_path / "source"), "unused")
+    (old,) = chain(tmp_path, package.manifest_sha256, ("pi1",))
+    parent = old.folder.parent
+    deadline = time.monotonic() + 20
+    while not (parent / ".new-abc").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    (new,) = chain(tmp_path, package.manifest_sha256, ("pi1",))
+    time.sleep(0.5)
+    old.stdin.close()  # its control machine is gone
+    old.process.stdin = None
+    assert old.end()[0] != 0
+    pour(package, new)
+    assert new.end()[0] == 0
+    assert [p.name for p in parent.iterdir()] == ["abc"]
+
+
 def test_a_node_goes_on_alone_when_the_next_one_dies(tmp_path: Path) -> None:
     package = Package(make_runtime(tmp_path / "source"), "unused")
     first, second = chain(tmp_path, package.manifest_sha256, ("pi1", "pi2"))
@@ -185,7 +278,9 @@ def test_who_does_not_know_the_token_is_not_let_in(tmp_path: Path) -> None:
 def place(document: dict[str, object]) -> tuple[int, dict[str, Any], str]:
     done = subprocess.run(
         [sys.executable, "-c", role_script("base", "place.py")],
-        input=json.dumps({"directories": [], "files": [], "remove": [], "keep": [], **document}),
+        input=json.dumps(
+            {"directories": [], "files": [], "remove": [], "keep": [], "reread": "/nowhere", **document}
+        ),
         check=False,
         capture_output=True,
         text=True,

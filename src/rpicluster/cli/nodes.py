@@ -25,7 +25,15 @@ def check(which: str | None, as_json: bool) -> None:
         console.table(
             ("node", "address", "system", "memory", "cores", "java", "state"),
             [
-                (n.name, n.address, n.system, f"{n.memory_mib} MiB", n.cores, n.java or "-", n.state)
+                (
+                    n.name,
+                    n.address or "-",
+                    n.system or "-",
+                    f"{n.memory_mib} MiB" if n.memory_mib else "-",
+                    n.cores or "-",
+                    n.java or "-",
+                    n.state,
+                )
                 for n in found
             ],
         )

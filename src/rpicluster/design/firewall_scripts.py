@@ -62,9 +62,10 @@ if [ ! -e {before} ] || systemctl is-active --quiet {ROLLBACK}.service; then
   echo 'the firewall was taken back before it was confirmed' >&2
   exit 1
 fi
+# Enabled first: rules that are kept count as done, and must then be loaded at every boot.
+systemctl enable --quiet {unit}
 install -m 0644 {new} {kept}.part
 mv {kept}.part {kept}
 rm -f {before} {new}
-systemctl enable --quiet {unit}
 systemctl start {unit}
 """

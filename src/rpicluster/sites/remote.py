@@ -4,7 +4,7 @@ import secrets
 import shlex
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,15 @@ from rpicluster.design.inputs import Inputs
 from rpicluster.design.plan import Observed, Plan, make_plan
 from rpicluster.design.sizes import Sizes
 from rpicluster.design.units import Rendered, RenderedFile
-from rpicluster.errors import PartlyApplied, RpiclusterError, SudoRefused, Unreachable, UsageError
+from rpicluster.errors import (
+    LoginRefused,
+    NodeUnreachable,
+    PartlyApplied,
+    RpiclusterError,
+    SudoRefused,
+    Unreachable,
+    UsageError,
+)
 from rpicluster.health.probes import UnitState
 from rpicluster.model.facts import ClusterFacts, Placement
 from rpicluster.model.machine import MachineFacts
@@ -28,11 +36,12 @@ from rpicluster.nodes.remote import members
 from rpicluster.nodes.remote import observed as seen
 from rpicluster.nodes.remote import placement as places
 from rpicluster.nodes.remote.base import base_of
-from rpicluster.nodes.remote.change import Change, Changed, Wanted, prepare_steps
+from rpicluster.nodes.remote.change import Change, Changed, Wanted, prepare_steps, require_as_seen, settle
 from rpicluster.nodes.remote.lease import lease
 from rpicluster.nodes.remote.manifest import owner_of
 from rpicluster.nodes.remote.place import Look, RemotePlace, RemoteUnit
 from rpicluster.nodes.remote.removal import take_away
+from rpicluster.nodes.remote.room import no_room
 from rpicluster.nodes.remote.state import open_remote_state
 from rpicluster.nodes.ssh.openssh import OpenSsh
 from rpicluster.nodes.ssh.tunnel import LOOPBACK, Tunnel
@@ -47,6 +56,7 @@ if TYPE_CHECKING:
     from rpicluster.services.transport import Transport
 
 TRUST = "users of one cluster trust each other: containers run as the NodeManager's user"
+USUAL_RUNTIME_BYTES = 456_000_000  # where none is in the cache yet
 AskPassword = Callable[[str], str]
 
 
@@ -109,6 +119,7 @@ class RemoteSite:
             refused = next((e for e in found.errors.values() if isinstance(e, SudoRefused)), None)
             if refused is not None:
                 raise refused
+        self.__dict__.pop("spec", None)  # who takes part may be known only now
         return found
 
     @property
@@ -128,12 +139,31 @@ class RemoteSite:
 
     @cached_property
     def spec(self) -> ClusterSpec:
-        """The spec, with the users that are there by default."""
-        if self._written.users:
-            return self._written
+        """The spec of those that take part, with the users that are there by default."""
+        spec = self._taking_part
+        if spec.users:
+            return spec
         known = self.state.recall("users")
-        users = tuple(known) if known else places.session_users(self._written, self._machines[self.manager])
-        return self._written.model_copy(update={"users": users})
+        users = tuple(known) if known else places.session_users(spec, self._machines[self.manager])
+        return spec.model_copy(update={"users": users})
+
+    @property
+    def _taking_part(self) -> ClusterSpec:
+        """The spec without workers that nobody has ever seen; they join when an `up` first reaches them."""
+        if "look" not in self.__dict__:
+            # Questions to a running cluster need no look: who took part in the last `up` is known.
+            absent = set(self.state.recall("left_out") or ())
+            names = [node.name for node in self._written.nodes if node.hardware is None]
+            if all(name in absent or self.state.known_facts(name) is not None for name in names):
+                kept = [node for node in self._written.nodes if node.name not in absent]
+                return self._written.model_copy(update={"nodes": tuple(kept)})
+        return places.without_unseen(self._written, self._machines)
+
+    @property
+    def _absent(self) -> list[str]:
+        """Nodes that take no part, because they were never seen."""
+        taking_part = {node.name for node in self._taking_part.nodes}
+        return [node.name for node in self._written.nodes if node.name not in taking_part]
 
     @property
     def _machines(self) -> dict[str, MachineFacts | None]:
@@ -141,8 +171,17 @@ class RemoteSite:
 
     @cached_property
     def facts(self) -> ClusterFacts:
-        """What was observed, now or before, or what `hardware:` says."""
-        return places.cluster_facts(self._written, self._machines)
+        """What was observed, now or before, or what `hardware:` says.
+
+        Raises why a node that is there does not let us see it; one that is off may be planned all the same.
+        """
+        errors, spec = self.look.errors, self._taking_part
+        for node in spec.nodes:
+            error = errors.get(node.name)
+            is_off = isinstance(error, NodeUnreachable) and not isinstance(error, LoginRefused)
+            if error is not None and not is_off and self._machines[node.name] is None:
+                raise error
+        return places.cluster_facts(spec, self._machines)
 
     @cached_property
     def placement(self) -> Placement:
@@ -150,7 +189,7 @@ class RemoteSite:
         known = self.state.recall("placement")
         if known is not None and "look" not in self.__dict__:
             placement = Placement.model_validate(known)
-            wanted = [node.name for node in self._written.nodes]
+            wanted = [node.name for node in self._taking_part.nodes]
             if set(placement.nodes) >= set(wanted):  # it may still have nodes that were taken out since
                 return placement.model_copy(update={"nodes": {n: placement.nodes[n] for n in wanted}})
         return places.place_nodes(
@@ -193,9 +232,18 @@ class RemoteSite:
         )
 
     def check(self) -> None:
-        """Raise where nothing could be done at all: the manager does not answer."""
+        """Raise where nothing could be done at all: the manager does not answer.
+
+        After an `up` that was broken off, wait until nothing of it is at work on the nodes.
+        """
         if self.manager in self.look.errors:
             raise self.look.errors[self.manager]
+        self._settle()
+
+    def _settle(self) -> None:
+        if self.is_unproven:
+            settle(self.place.nodes, [node for node in self._machines if node not in self.look.unreachable])
+            self.forget()  # what was seen may be from before its end
 
     # -- planning --------------------------------------------------------------------------------------
 
@@ -205,17 +253,25 @@ class RemoteSite:
             self._written.name, rendered, self._observed(rendered), warnings=self._warnings(sizes)
         )
         steps = prepare_steps(self._bases(sizes), self._machines, self._left_out)
-        refusals = seen.refusals(
-            {n: m for n, m in self._machines.items() if n not in self.look.unreachable},
-            cluster=self._written.name,
-            cluster_id=self.placement.cluster_id,
-        )
         changes = self.place.with_texts(found.steps) if texts else found.steps
         leaves = self.leaving.steps()
         return replace(
             found,
             steps=(*leaves, *steps, *changes),
-            refusals=(*found.refusals, *refusals, *self.leaving.refusals()),
+            refusals=(*found.refusals, *self._refusals(), *self.leaving.refusals()),
+        )
+
+    def _refusals(self) -> tuple[str, ...]:
+        """Return why nothing may be changed, before anything is."""
+        machines = {n: m for n, m in self._machines.items() if n not in self.look.unreachable}
+        runtime = store.installed()
+        return (
+            *seen.refusals(machines, cluster=self._written.name, cluster_id=self.placement.cluster_id),
+            *no_room(
+                machines,
+                runtime_hash=store.locked_hash()[:16],
+                runtime_mib=(runtime.size_bytes if runtime else USUAL_RUNTIME_BYTES) >> 20,
+            ),
         )
 
     def ssh_command(self, node: str, command: tuple[str, ...]) -> list[str]:
@@ -242,8 +298,10 @@ class RemoteSite:
         return self.look.unreachable if self._machines[self.manager] is not None else {}
 
     def _warnings(self, sizes: Sizes) -> tuple[str, ...]:
-        guessed = [n for n, machine in self._machines.items() if machine is None]
+        absent = self._absent
+        guessed = [n for n, machine in self._machines.items() if machine is None and n not in absent]
         notes = [*sizes.notes, TRUST]
+        notes += [f"{name} was never seen and is left out until it answers" for name in absent]
         if guessed:
             notes.append(f"{', '.join(guessed)}: never seen, the plan assumes what `hardware:` says")
         if not self._left_out:
@@ -264,14 +322,20 @@ class RemoteSite:
 
     def checked(self) -> list[CheckedNode]:
         """Return every node with what matters of it."""
-        refusals = seen.refusals(
-            self._machines, cluster=self._written.name, cluster_id=self.placement.cluster_id
-        )
+        refusals = self._refusals()
         return [self._checked(node.name, refusals) for node in self._written.nodes]
 
     def _checked(self, name: str, refusals: tuple[str, ...]) -> CheckedNode:
-        machine, facts = self._machines[name], self.facts.nodes[name]
-        reasons = [reason for reason in refusals if name in reason.partition(" ")[0]]
+        machine, facts = self._machines[name], self.facts.nodes.get(name)
+        if facts is None:
+            detail = self.look.errors[name].message if name in self.look.errors else "never seen"
+            return CheckedNode(name, "", "", 0, 0, None, "unreachable", detail)
+        # A reason begins with whom it concerns: `pi1: …`, `pi1 has …`, `pi1 and pi2 have one machine-id`.
+        reasons = [
+            reason
+            for reason in refusals
+            if name in reason.partition(" have one ")[0].replace(":", " ").split()
+        ]
         state, detail = "ready", ""
         if name in self.look.errors:
             state, detail = "unreachable", self.look.errors[name].message
@@ -301,7 +365,9 @@ class RemoteSite:
     def carry_out(self, plan: Plan, rendered: Rendered, sizes: Sizes, *, report: Report) -> None:
         """Carry the plan out but for starting sessions; nodes that fail are left out, but not the manager."""
         self._changed = Changed()
-        self.state.remember(users=list(self.spec.users), placement=self.placement.model_dump())
+        self.state.remember(
+            users=list(self.spec.users), placement=self.placement.model_dump(), left_out=self._absent
+        )
         if not plan.steps:
             if not all(self.state.token_file(user).exists() for user in self.spec.users):
                 self._let_in()  # nodes that somebody's Ansible made, from an export
@@ -310,7 +376,9 @@ class RemoteSite:
         staying = members.members_of(self.spec, self.placement)
         members.remember(self.state, self.leaving.members(staying))
         self._change = Change(self.place.nodes, self.state, wanted, self._machines)
-        with lease(self.place.nodes, self.manager, cluster=self._written.name, command="rpicluster up"):
+        with self._lease("rpicluster up", when_lost=self._change.cancel.set):
+            require_as_seen(self.place.nodes, self._machines, self.look.unreachable)
+            self.state.remember(unproven=True)
             self.leaving.move_out(report=report)
             rest = replace(plan, steps=tuple(step for step in plan.steps if not is_leaving(step)))
             self._changed = self._change.carry_out(rest, report=report)
@@ -380,6 +448,28 @@ class RemoteSite:
         members.remember(self.state, members.known_members(self.state, self._machines[self.manager]))
         self._let_in()
 
+    def _lease(
+        self, command: str, *, when_lost: Callable[[], None] = lambda: None
+    ) -> AbstractContextManager[None]:
+        return lease(
+            self.place.nodes,
+            self.manager,
+            cluster=self._written.name,
+            command=command,
+            laptop=self.state.laptop(),
+            when_lost=when_lost,
+        )
+
+    @property
+    def is_unproven(self) -> bool:
+        """Whether a change was begun after which no job has run yet: an `up` that was broken off."""
+        return bool(self.state.recall("unproven"))
+
+    def proven(self) -> None:
+        """Note that a job has run after the last change."""
+        self.state.remember(unproven=False)
+        self.state.journal("proven")
+
     def open_sessions(self) -> None:
         """Start the sessions that wait; HDFS has their folders now."""
         if self._change is not None and self._changed.sessions:
@@ -433,8 +523,9 @@ class RemoteSite:
 
         Raises Unreachable, with nothing changed, when a node does not answer: it would keep its part.
         """
-        if self.look.errors:
-            first = next(iter(self.look.errors.values()))
+        silent = {name: e for name, e in self.look.errors.items() if self._machines[name] is not None}
+        if silent or self.manager in self.look.errors:  # a node that was never seen has nothing of ours
+            first = next(iter({**silent, **self.look.errors}.values()))
             raise Unreachable(
                 "nothing was removed, because not all nodes answer: "
                 + "; ".join(self.look.unreachable.values()),
@@ -445,8 +536,9 @@ class RemoteSite:
             raise UsageError("nothing was removed: " + "; ".join(refused))
         with (
             self.changing("destroy"),
-            lease(self.place.nodes, self.manager, cluster=self._written.name, command="rpicluster destroy"),
+            self._lease("rpicluster destroy"),
         ):
+            self._settle()
             self.tunnel.close()
             left, failed = take_away(self.place.nodes, self.state, self._machines, report=report)
             left_too, failed_too = self.leaving.take_all_away(report=report)

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
 import sys
+import threading
 import time
 
 from ansible.plugins.callback import CallbackBase
@@ -18,6 +22,8 @@ DOCUMENTATION = """
 """
 
 MESSAGE_CHARACTERS = 2000
+PARENT_VARIABLE = "RPICLUSTER_PARENT"
+LOOK_S = 0.3
 
 
 class CallbackModule(CallbackBase):
@@ -32,6 +38,9 @@ class CallbackModule(CallbackBase):
         super().__init__()
         self._play = ""
         self._task_started = {}
+        parent = os.environ.get(PARENT_VARIABLE)
+        if parent is not None:
+            threading.Thread(target=_end_with, args=(int(parent),), daemon=True).start()
 
     def _print(self, event, **fields):
         sys.stdout.write(json.dumps({"event": event, "at": round(time.time(), 3), **fields}) + "\n")
@@ -95,6 +104,30 @@ class CallbackModule(CallbackBase):
     def v2_playbook_on_stats(self, stats):
         """Everything has ended."""
         self._print("end", nodes={host: stats.summarize(host) for host in sorted(stats.processed)})
+
+
+def _end_with(parent):
+    """End Ansible with all that it started, when the program that started it is no more.
+
+    Killed by SIGKILL, that program could not; and the next `up` must not find this one still at work.
+    """
+    while os.getppid() == parent:
+        time.sleep(LOOK_S)
+    listed = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=False)
+    children = {}
+    for line in listed.stdout.splitlines():
+        child, above = map(int, line.split())
+        children.setdefault(above, []).append(child)
+    waiting = [os.getpid()]
+    while waiting:
+        below = children.get(waiting.pop(), [])
+        waiting += below
+        for pid in below:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:  # it has ended by itself, as `ps` has
+                continue
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _item(result):

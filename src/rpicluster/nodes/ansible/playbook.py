@@ -15,11 +15,12 @@ from typing import IO
 
 from rpicluster.errors import AnsibleFailed
 from rpicluster.nodes.ansible.events import Event, hint_for, read_event
-from rpicluster.nodes.ansible.rundir import forget_secrets, playbooks
+from rpicluster.nodes.ansible.rundir import playbooks
 
 DEADLINE_S = 3600.0  # apt on a Pi with a slow card and a slow line
 _LOOK_S = 0.2
 _GRACE_S = 2.0
+PARENT_VARIABLE = "RPICLUSTER_PARENT"  # known to callback_plugins/rpicluster_events.py
 
 
 @dataclass
@@ -55,29 +56,36 @@ def run_playbook(
     report: Callable[[Event], None],
     cancel: threading.Event | None = None,
     deadline_s: float = DEADLINE_S,
+    sudo_password: str | None = None,
 ) -> Outcome:
     """Run `playbook` with the folder that `rundir.write_run` wrote; return what became of every node.
 
-    `report` is told every event. When `cancel` is set, or on Ctrl-C, all of it is ended within seconds.
+    `report` is told every event. When `cancel` is set, or on Ctrl-C, all of it is ended within seconds; when
+    this process is killed, Ansible ends itself. The password of sudo goes through a pipe: no file and no
+    command line ever holds it.
     Raises AnsibleFailed when Ansible itself cannot run, or has not ended after `deadline_s`.
     """
     outcome = Outcome()
     log = folder / "ansible.log"
     with log.open("ab") as errors:
         process = subprocess.Popen(
-            [sys.executable, "-m", "ansible", "playbook", str(playbooks() / playbook)],
+            [
+                *(sys.executable, "-m", "ansible", "playbook", str(playbooks() / playbook)),
+                *(() if sudo_password is None else ("--become-password-file", "-")),
+            ],
             cwd=folder,
             env=_environment(folder),
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.DEVNULL if sudo_password is None else subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
             start_new_session=True,  # Ctrl-C is ours to handle
         )
     try:
+        if sudo_password is not None:
+            _tell(process, sudo_password)
         _follow(process, outcome, report, cancel, log, time.monotonic() + deadline_s)
     finally:
         end_tree(process)
-        forget_secrets(folder)
     if process.returncode != 0 and not outcome.failed and not (cancel and cancel.is_set()):
         raise AnsibleFailed(
             f"ansible-playbook ended with status {process.returncode}: {_last_words(log)}",
@@ -88,6 +96,12 @@ def run_playbook(
     return outcome
 
 
+def _tell(process: "subprocess.Popen[bytes]", secret: str) -> None:
+    assert process.stdin is not None  # noqa: S101  opened as a pipe
+    with contextlib.suppress(BrokenPipeError), process.stdin:  # it has ended: its log says why
+        process.stdin.write(secret.encode() + b"\n")
+
+
 def _environment(folder: Path) -> dict[str, str]:
     # Settings of the user's own Ansible are for the user's own playbooks.
     kept = {key: value for key, value in os.environ.items() if not key.startswith("ANSIBLE_")}
@@ -95,6 +109,7 @@ def _environment(folder: Path) -> dict[str, str]:
         **kept,
         "ANSIBLE_CONFIG": str(folder / "ansible.cfg"),
         "ANSIBLE_HOME": str(folder / "home"),
+        PARENT_VARIABLE: str(os.getpid()),
         "LC_ALL": "C.UTF-8" if sys.platform == "linux" else "en_US.UTF-8",  # Ansible refuses others
         "PYTHONUNBUFFERED": "1",
         "SSH_ASKPASS_REQUIRE": "never",

@@ -4,7 +4,7 @@ import json
 import os
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -37,12 +37,11 @@ pipelining = true
 
 @dataclass(frozen=True)
 class Host:
-    """One node of a run: how it is reached, and what the roles are told. `sudo_password` is a secret."""
+    """One node of a run: how it is reached, and what the roles are told; no secret, for it goes to a file."""
 
     target: SshTarget
     variables: Mapping[str, Any]
     python: str = "/usr/bin/python3"
-    sudo_password: str | None = field(default=None, repr=False)
 
 
 def playbooks() -> Path:
@@ -54,7 +53,7 @@ def write_run(folder: Path, hosts: Mapping[str, Host], ssh: OpenSsh) -> None:
     """Write everything that a run reads into the new folder `folder`."""
     folder.mkdir(mode=0o700, parents=True)
     inventory = folder / "inventory"
-    (inventory / "host_vars").mkdir(mode=0o700, parents=True)
+    inventory.mkdir(mode=0o700)
     text = _CONFIG.format(
         folder=folder,
         playbooks=playbooks(),
@@ -64,10 +63,6 @@ def write_run(folder: Path, hosts: Mapping[str, Host], ssh: OpenSsh) -> None:
     write_private(folder / "ansible.cfg", text.encode())
     document = {"all": {"hosts": {name: _host(host, ssh) for name, host in hosts.items()}}}
     write_private(inventory / "hosts.json", (json.dumps(document, indent=1) + "\n").encode())
-    for name, host in hosts.items():
-        if host.sudo_password is not None:
-            secret = json.dumps({"ansible_become_password": host.sudo_password})
-            write_private(inventory / "host_vars" / f"{name}.json", secret.encode())
 
 
 def _host(host: Host, ssh: OpenSsh) -> dict[str, Any]:
@@ -78,12 +73,6 @@ def _host(host: Host, ssh: OpenSsh) -> dict[str, Any]:
         "ansible_python_interpreter": host.python,
         **host.variables,
     }
-
-
-def forget_secrets(folder: Path) -> None:
-    """Remove what must not outlive the run."""
-    for path in (folder / "inventory" / "host_vars").glob("*.json"):
-        path.unlink()
 
 
 def write_private(path: Path, content: bytes) -> None:

@@ -6,6 +6,7 @@ import secrets
 import tarfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -19,6 +20,7 @@ from rpicluster.nodes.ssh.stream import Stream, open_stream
 
 MANIFEST = "rpicluster-runtime.json"
 _TOKEN_BYTES = 32
+_HASHED_S = 120.0  # a Pi hashes 500 MB from a slow card
 _STORED_S = 300.0  # a slow card writes 500 MB to its end
 _PIPE_BYTES = 1 << 20
 Report = Callable[[str, str, int], None]  # (node, phase, bytes so far)
@@ -50,6 +52,13 @@ class Package:
     def size_bytes(self) -> int:
         """What is sent, without tar's own blocks."""
         return int(json.loads((self.source / MANIFEST).read_text())["size_bytes"])
+
+    def without_half_links(self, names: frozenset[str]) -> frozenset[str]:
+        """Leave out names of one file on disk unless all of them are there: a tar links within itself."""
+        files = json.loads((self.source / MANIFEST).read_text(encoding="utf-8"))["files"]
+        pairs = [(name, about["same_as"]) for name, about in files.items() if about.get("same_as")]
+        half = {original for name, original in pairs if not {name, original} <= names}
+        return names - half - {name for name, original in pairs if original in half}
 
 
 def fan_out(
@@ -91,7 +100,8 @@ def _chain(
     cancel: threading.Event,
 ) -> dict[str, RpiclusterError]:
     """Send along a chain of nodes; return the failures of those that did not store all of it."""
-    receiver = (Path(__file__).parent / "on_node" / "receive.py").read_text()
+    receiver = _program("receive.py")
+    kept = _kept(package, nodes, ssh)
     receivers: dict[str, _Receiver] = {}
     with ExitStack() as stack:
         following: dict[str, object] | None = None
@@ -116,6 +126,7 @@ def _chain(
                 "address": node.address,
                 "listen": None if is_first else {"token": token},
                 "next": following,
+                "kept": sorted(kept),
             }
             mine = receivers[name] = _Receiver(name, stream, report)
             mine.begin(order)
@@ -123,8 +134,36 @@ def _chain(
                 port = mine.port()
                 following = {"address": node.address, "port": port, "token": token} if port else following
         first = receivers[next(iter(nodes))]
-        _send(package, first.stream.stdin, cancel)
+        _send(package, first.stream.stdin, cancel, kept)
         return {name: error for name, mine in receivers.items() if (error := mine.end(cancel))}
+
+
+def _program(name: str) -> str:
+    return (Path(__file__).parent / "on_node" / name).read_text()
+
+
+def _kept(package: Package, nodes: Mapping[str, Destination], ssh: OpenSsh) -> frozenset[str]:
+    """Return the files that all nodes have whole from a stream that was broken off; they stay."""
+    question = json.dumps({"folder": package.folder, "manifest_sha256": package.manifest_sha256}).encode()
+
+    def ask(name: str) -> frozenset[str]:
+        node = nodes[name]
+        try:
+            answer = ssh.check(
+                node.target,
+                [node.python, "-c", _program("kept.py")],
+                node=name,
+                deadline_s=_HASHED_S,
+                stdin=question,
+                sudo=True,
+                sudo_password=node.sudo_password,
+            )
+        except RpiclusterError:  # then all is sent, and the receiver says what is wrong there
+            return frozenset()
+        return frozenset(json.loads(answer))
+
+    with ThreadPoolExecutor(len(nodes)) as pool:
+        return package.without_half_links(frozenset.intersection(*pool.map(ask, nodes)))
 
 
 class _Receiver:
@@ -179,13 +218,15 @@ class _Receiver:
         self._talked.set()
 
 
-def _send(package: Package, stdin: IO[bytes], cancel: threading.Event) -> None:
-    """Write the tar stream; a receiver that has ended says itself why."""
+def _send(
+    package: Package, stdin: IO[bytes], cancel: threading.Event, kept: frozenset[str] = frozenset()
+) -> None:
+    """Write the tar stream without the files `kept`; a receiver that has ended says itself why."""
     with contextlib.suppress(OSError, _Cancelled):
         with tarfile.open(
             fileobj=cast(Any, _Watched(stdin, cancel)), mode="w|", bufsize=_PIPE_BYTES
         ) as archive:
-            _fill(archive, package)
+            _fill(archive, package, kept)
         stdin.close()
 
 
@@ -204,9 +245,11 @@ def write_stream(package: Package, path: Path) -> None:
             _fill(archive, package)
 
 
-def _fill(archive: tarfile.TarFile, package: Package) -> None:
+def _fill(archive: tarfile.TarFile, package: Package, kept: frozenset[str] = frozenset()) -> None:
     for path in _in_order(package.source):
-        archive.add(path, arcname=str(path.relative_to(package.source)), recursive=False, filter=_plain)
+        name = str(path.relative_to(package.source))
+        if name not in kept:
+            archive.add(path, arcname=name, recursive=False, filter=_plain)
 
 
 class _Cancelled(Exception):

@@ -103,6 +103,11 @@ def remove_network(names: Names, network: Network | None) -> None:
         run(["nft", "delete", "table", "inet", names.table])
     if Path(f"/sys/class/net/{names.bridge}").exists():
         run(["ip", "link", "delete", names.bridge])
+    for link in interfaces():
+        if link.startswith(names.cable("")):
+            # A connection that a killed node could not end goes on in the kernel for minutes, and with it the
+            # node's network and this end of its cable. Gone meanwhile is as good.
+            succeeds(["ip", "link", "delete", link])
     if network:
         for family, prefix in (("-4", network.v4), ("-6", network.v6)):
             # absent after an interrupted `up`; the caller looks at the routes afterwards

@@ -16,6 +16,8 @@ from rpicluster.nodes.remote.manifest import Base
 
 RUNTIMES = "/opt/rpicluster/runtimes"
 RUNTIME_TIMEOUT_S = 1800
+RUNTIME_QUIET_S = 90  # nobody sends: a broken chain is followed by a stream to each node alone
+REREAD = f"{PATHS.run}/reread"
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,15 @@ def bundle(base: Base, files: Mapping[str, RenderedFile], work: NodeWork, *manif
         ],
         "remove": [manifest.absolute(path) for path in work.remove],
         "keep": [PATHS.conf],
+        "reread": REREAD,
     }
+    return json.dumps(document).encode()
+
+
+def placing(files: Mapping[str, RenderedFile]) -> bytes:
+    """Return what `place.py` reads to write a few files, named by their rendered names or whole paths."""
+    entries = [file_entry(manifest.absolute(path), file) for path, file in files.items()]
+    document = {"directories": [], "remove": [], "keep": [PATHS.conf], "files": entries, "reread": REREAD}
     return json.dumps(document).encode()
 
 
@@ -87,6 +97,7 @@ def variables(
     files: Mapping[str, RenderedFile],
     work: NodeWork,
     *,
+    unit_hashes: Mapping[str, str],
     runtime: str,
     bundle_path: str,
     file_system: str,
@@ -118,11 +129,27 @@ def variables(
         "rpicluster_runtime_folder": f"{RUNTIMES}/{runtime}",
         "rpicluster_runtime_link": PATHS.runtime,
         "rpicluster_runtime_timeout_s": RUNTIME_TIMEOUT_S,
+        "rpicluster_runtime_quiet_s": RUNTIME_QUIET_S,
         "rpicluster_stop": list(work.stop),
         "rpicluster_start": list(work.start),
         "rpicluster_restart": list(work.restart),
         "rpicluster_reload": list(work.reload),
+        "rpicluster_starts": {
+            unit: start_order(unit, unit_hashes[unit], restart=unit in work.restart)
+            for unit in work.start + work.restart
+        },
         "rpicluster_format": _format(work.format, file_system) if work.format else {},
+    }
+
+
+def start_order(unit: str, unit_hash: str, *, restart: bool) -> dict[str, str]:
+    """Return what `start_unit.py` reads."""
+    return {
+        "unit": unit,
+        "service": layout.systemd_unit(unit),
+        "do": "restart" if restart else "start",
+        "hash": unit_hash,
+        "manifest": manifest.PATH,
     }
 
 

@@ -21,7 +21,7 @@ from rpicluster.model.machine import MachineFacts
 from rpicluster.model.spec import SshTarget
 from rpicluster.nodes.ansible.rundir import playbooks, write_private
 from rpicluster.nodes.fanout.send import Package, write_stream
-from rpicluster.nodes.remote.bundle import RUNTIMES, NodeWork, bundle, file_entry, variables
+from rpicluster.nodes.remote.bundle import RUNTIMES, NodeWork, bundle, placing, variables
 from rpicluster.nodes.remote.change import BEFORE, Wanted, node_manifest, unit_hashes
 from rpicluster.nodes.remote.commands import PYTHON
 from rpicluster.nodes.remote.manifest import MODE, PATH, absolute
@@ -137,15 +137,16 @@ def _host(folder: Path, node: str, about: Exporting) -> dict[str, Any]:
     # The manifest comes last. Until then the old one stands: a run that broke off leaves units whose hashes
     # differ, and the next one, or `up`, sees to them.
     placed = bundle(wanted.bases[node], files, work)
-    finished = node_manifest(wanted, node, unit_hashes(wanted, node))
-    entry = file_entry(PATH, RenderedFile(finished, MODE))
-    done = json.dumps({"directories": [], "files": [entry], "remove": [], "keep": []}).encode()
+    hashes = unit_hashes(wanted, node)
+    finished = node_manifest(wanted, node, hashes, base_hash=wanted.bases[node].hash)
+    done = placing({PATH: RenderedFile(finished, MODE)})
     write_private(folder / "bundles" / f"{node}.json", placed)
     write_private(folder / "bundles" / f"{node}.done.json", done)
     roles = variables(
         wanted.bases[node],
         files,
         work,
+        unit_hashes=hashes,
         runtime=wanted.rendered.runtime_hash,
         bundle_path=f"{{{{ playbook_dir }}}}/bundles/{node}.json",
         file_system=wanted.file_system,

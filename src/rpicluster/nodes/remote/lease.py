@@ -3,11 +3,10 @@
 import getpass
 import json
 import os
-import secrets
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rpicluster.errors import LockHeld, RpiclusterError
@@ -19,13 +18,24 @@ _RENEW_S = 45.0
 
 
 @contextmanager
-def lease(nodes: Nodes, manager: str, *, cluster: str, command: str) -> Iterator[None]:
+def lease(
+    nodes: Nodes,
+    manager: str,
+    *,
+    cluster: str,
+    command: str,
+    laptop: str,
+    when_lost: Callable[[], None] = lambda: None,
+) -> Iterator[None]:
     """Hold the right to change the cluster while the block runs; it is renewed, and ends with this process.
 
-    Raises LockHeld, which names the holder.
+    `laptop` names the state folder whose lock the caller holds: a lease of the same name is one that a killed
+    command has left, and is taken over at once. `when_lost` is called when somebody else has taken it because
+    the manager did not hear of us for too long. Raises LockHeld, which names the holder; at the block's end,
+    if it was lost.
     """
     holder = {
-        "id": secrets.token_hex(8),
+        "id": laptop,
         "host": socket.gethostname(),
         "user": getpass.getuser(),
         "pid": os.getpid(),
@@ -44,13 +54,18 @@ def lease(nodes: Nodes, manager: str, *, cluster: str, command: str) -> Iterator
     if not answer["held"]:
         raise held(answer, cluster)
     ended = threading.Event()
+    lost: list[LockHeld] = []
 
     def renew() -> None:
         while not ended.wait(_RENEW_S):
             try:
-                ask("take")
+                answer = ask("take")
             except RpiclusterError:  # the manager may be rebooting: the work itself says what is wrong
                 continue
+            if not answer["held"]:
+                lost.append(held(answer, cluster))
+                when_lost()
+                return
 
     thread = threading.Thread(target=renew, daemon=True)
     thread.start()
@@ -62,6 +77,8 @@ def lease(nodes: Nodes, manager: str, *, cluster: str, command: str) -> Iterator
             ask("give")
         except RpiclusterError:  # it ends by itself
             ended.set()
+    if lost:
+        raise lost[0]
 
 
 def held(answer: dict[str, object], cluster: str) -> LockHeld:

@@ -52,12 +52,15 @@ def manifest_of(
     cluster_id: str,
     node: str,
     runtime: str,
-    base: Base,
+    base_hash: str,
     files: Mapping[str, RenderedFile],
     units: Mapping[str, str],
     more: Mapping[str, Any] | None = None,
 ) -> bytes:
-    """Return the manifest's bytes. `units` are hashes by name, `more` is what else this node keeps."""
+    """Return the manifest's bytes.
+
+    `units` are hashes by name, `base_hash` of what is whole on the node, `more` is what else this node keeps.
+    """
     document = {
         "schema": 1,
         "version": __version__,
@@ -65,7 +68,7 @@ def manifest_of(
         "cluster_id": cluster_id,
         "node": node,
         "runtime": runtime,
-        "base": base.hash,
+        "base": base_hash,
         "units": dict(sorted(units.items())),
         "files": {
             absolute(path): {

@@ -8,13 +8,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from rpicluster.design.leaving import Member
-from rpicluster.design.preview import PATHS
 from rpicluster.design.units import RenderedFile
 from rpicluster.model.facts import Placement
 from rpicluster.model.machine import MachineFacts
 from rpicluster.model.spec import ClusterSpec
 from rpicluster.nodes.remote import manifest
-from rpicluster.nodes.remote.bundle import file_entry
+from rpicluster.nodes.remote.bundle import placing
 from rpicluster.nodes.remote.commands import Nodes, role_script
 from rpicluster.nodes.remote.placement import target_of
 from rpicluster.nodes.remote.state import RemoteState
@@ -80,6 +79,4 @@ def edit_manifest(nodes: Nodes, node: str, change: Callable[[dict[str, Any]], No
 
 def place(nodes: Nodes, node: str, files: Mapping[str, RenderedFile]) -> None:
     """Write files on one node, by their rendered names or absolute paths, whole or not at all."""
-    entries = [file_entry(manifest.absolute(path), file) for path, file in files.items()]
-    document = {"directories": [], "remove": [], "keep": [PATHS.conf], "files": entries}
-    nodes.python(node, role_script("base", "place.py"), json.dumps(document).encode())
+    nodes.python(node, role_script("base", "place.py"), placing(files))

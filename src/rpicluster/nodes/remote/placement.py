@@ -36,6 +36,23 @@ def session_users(spec: ClusterSpec, manager: MachineFacts | None) -> tuple[str,
     return (login,)
 
 
+def without_unseen(spec: ClusterSpec, machines: Mapping[str, MachineFacts | None]) -> ClusterSpec:
+    """Return the spec without the workers that were never seen and have no `hardware:`.
+
+    Nobody knows what to plan for them, and the others need not wait. Where nothing would be left of the
+    cluster, the spec stays as it is, and sizing says what is missing.
+    """
+    kept = tuple(
+        node
+        for node in spec.nodes
+        if node.name == spec.manager.name or machines.get(node.name) or node.hardware is not None
+    )
+    smaller = spec.model_copy(update={"nodes": kept})
+    # A lone manager would become a worker, too, and cease to be one when the others come.
+    same_roles = all(smaller.roles_of(node) == spec.roles_of(node) for node in kept)
+    return smaller if same_roles and smaller.workers else spec
+
+
 def cluster_facts(spec: ClusterSpec, machines: Mapping[str, MachineFacts | None]) -> ClusterFacts:
     """Return the facts for sizing; of a node that was never seen, what its `hardware:` says.
 

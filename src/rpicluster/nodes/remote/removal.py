@@ -52,7 +52,6 @@ def take_away(
         name: Host(
             nodes.targets[name],
             {"rpicluster_remove": orders(_listed(machines[name]), before.get(name))},
-            sudo_password=nodes.passwords.get(name),
         )
         for name in reachable
     }
@@ -63,6 +62,7 @@ def take_away(
             folder,
             "destroy.yml",
             report=lambda event: report(event.node, event.step, 0.5) if event.kind == "task" else None,
+            sudo_password=next(iter(nodes.passwords.values()), None),
         )
         failed.update({node: outcome.error(node) for node in outcome.failed})
     rest = [name for name in reachable if name not in failed]

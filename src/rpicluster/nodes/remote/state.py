@@ -33,6 +33,18 @@ class RemoteState:
         """Return the identity that this machine knows the cluster by, None before the first `up`."""
         return self._record().get("cluster_id")
 
+    def laptop(self) -> str:
+        """Return the name by which this state folder holds a lease; random, made once.
+
+        Only the holder of the folder's lock takes leases under it, so a lease of that name which is there
+        when the lock was free belongs to a command that was killed.
+        """
+        known = self._record().get("laptop")
+        if known is None:
+            known = secrets.token_hex(8)
+            self.remember(laptop=known)
+        return str(known)
+
     def remember(self, **facts: Any) -> None:
         """Keep facts about the cluster that are not in its cluster.yml."""
         record = self._record()

@@ -1,7 +1,8 @@
 """Runs on a node as root: receives the runtime as a tar stream, passes it on, checks it, renames it in.
 
 The first line of stdin is JSON: {"folder": where it goes, "manifest_sha256", "address": of this node,
-"listen": {"token"} or null to read the stream from stdin, "next": {"address", "port", "token"} or null}.
+"listen": {"token"} or null to read the stream from stdin, "next": {"address", "port", "token"} or null,
+"kept": [names of files that are here already, from a stream that was broken off; kept.py has checked them]}.
 Prints `port N`, `bytes N`, `next-failed WHY`, and at the end `done`. Needs Python 3.8.
 
 Between nodes the stream is plain TCP: it holds public software only, and what arrives is checked against a
@@ -9,6 +10,7 @@ hash that came over SSH.
 """
 
 import contextlib
+import fcntl
 import hashlib
 import hmac
 import json
@@ -23,6 +25,7 @@ CHUNK = 1 << 20
 CONNECT_S = 5.0
 ACCEPT_S = 60.0
 SILENCE_S = 60.0
+OTHER_S = 25.0  # less than the control machine waits for the port
 TELL_S = 0.5
 MANIFEST = "rpicluster-runtime.json"
 TOKEN_CHARACTERS = 64
@@ -103,9 +106,9 @@ def connect(following):
     return connection
 
 
-def unpack(stream, fresh, manifest_sha256):
+def unpack(stream, fresh, manifest_sha256, kept):
     """Unpack into the folder `fresh`; end with a message at the first byte that is not as it should be."""
-    expected, seen = None, set()
+    expected, seen = None, set(kept)
     with tarfile.open(fileobj=stream, mode="r|", bufsize=CHUNK) as archive:
         for member in archive:
             name = member.name
@@ -147,6 +150,29 @@ def write(source, path, mode):
     return digest.hexdigest()
 
 
+def remove_others(fresh, kept):
+    """Remove every file that is not kept: half of one, or one that is sent again for another node's sake."""
+    for place, _, files in os.walk(fresh):
+        for name in files:
+            path = os.path.join(place, name)
+            if os.path.relpath(path, fresh) not in kept:
+                os.unlink(path)
+
+
+def alone(parent):
+    """Wait until no other receiver is at work here: one of a broken `up` may still be storing."""
+    descriptor = os.open(parent, os.O_RDONLY | os.O_DIRECTORY)
+    deadline = time.monotonic() + OTHER_S
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # until this process ends
+            return
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                sys.exit(f"another stream to {parent} has not ended for {OTHER_S:.0f} s")
+            time.sleep(0.1)
+
+
 def main():
     """Receive, check, and put the folder in place whole."""
     stdin = sys.stdin.buffer
@@ -154,15 +180,18 @@ def main():
     folder = wanted["folder"]
     parent = os.path.dirname(folder)
     os.makedirs(parent, 0o755, exist_ok=True)
-    for name in os.listdir(parent):  # what a broken stream left
-        if name.startswith(".new-"):
-            shutil.rmtree(os.path.join(parent, name))
+    alone(parent)
+    kept = frozenset(wanted.get("kept", ()))
     fresh = os.path.join(parent, f".new-{os.path.basename(folder)}")
-    os.mkdir(fresh, 0o755)
+    for name in os.listdir(parent):  # what a broken stream left
+        if name.startswith(".new-") and not (kept and os.path.join(parent, name) == fresh):
+            shutil.rmtree(os.path.join(parent, name))
+    os.makedirs(fresh, 0o755, exist_ok=True)
+    remove_others(fresh, kept)
     source = listen(wanted["address"], wanted["listen"]["token"]) if wanted["listen"] else None
     following = connect(wanted["next"]) if wanted["next"] else None
     relay = Relay(source.recv if source else stdin.read1, following)
-    unpack(relay, fresh, wanted["manifest_sha256"])
+    unpack(relay, fresh, wanted["manifest_sha256"], kept)
     relay.finish()
     tell("storing")
     for place, folders, _ in os.walk(fresh):

@@ -2,10 +2,11 @@
 
 {"directories": [{"path", "mode", "owner", "group"}],
  "files": [{"path", "mode", "owner", "group", "content": base64}],
- "remove": ["/path"], "keep": ["/directory/that/may/become/empty"]}
+ "remove": ["/path"], "keep": ["/directory/that/may/become/empty"], "reread": "/folder"}
 
 Each file is written beside its place, made durable, and renamed; one that is right already is not touched.
-Prints {"changed": [paths], "reload": [who must read something again]}. Needs Python 3.8 and nothing else.
+Before a file changes that somebody must read again, that is noted in the folder `reread`, see reread.py.
+Prints {"changed": [paths], "reread": "/folder"}. Needs Python 3.8 and nothing else.
 """
 
 import base64
@@ -23,14 +24,15 @@ READERS = {"/etc/systemd/": "systemd", "/etc/sysctl.d/": "sysctl", "/etc/ssh/": 
 def place(document):
     """Carry out the document; return the paths that were changed, in order."""
     changed = []
+    reread = document["reread"]
     for about in document["directories"]:
         if place_directory(about):
             changed.append(about["path"])
     for path in document["remove"]:
-        if remove(path, document["keep"]):
+        if remove(path, document["keep"], reread):
             changed.append(path)
     for about in document["files"]:
-        if place_file(about):
+        if place_file(about, reread):
             changed.append(about["path"])
     return changed
 
@@ -52,7 +54,7 @@ def place_directory(about):
     return own(path, about) or made
 
 
-def place_file(about):
+def place_file(about, reread):
     """Write a file whole or not at all."""
     path, content = about["path"], base64.b64decode(about["content"])
     try:
@@ -74,6 +76,7 @@ def place_file(about):
             file.flush()
             own(fresh, about)
             os.fsync(file.fileno())
+        note_reader(path, reread)
         os.replace(fresh, path)
     except BaseException:
         os.unlink(fresh)
@@ -97,18 +100,27 @@ def own(path, about):
     return changed
 
 
-def remove(path, keep):
+def remove(path, keep, reread):
     """Remove a file, and directories that it leaves empty, up to those in `keep`."""
-    try:
-        os.unlink(path)
-    except FileNotFoundError:
+    if not os.path.lexists(path):
         return False
+    note_reader(path, reread)
+    os.unlink(path)
     folder = os.path.dirname(path)
     sync(folder)
     while any(folder.startswith(top + "/") for top in keep) and not os.listdir(folder):
         os.rmdir(folder)
         folder = os.path.dirname(folder)
     return True
+
+
+def note_reader(path, reread):
+    """Note who must read `path` again; it stays noted until they have."""
+    for top, reader in READERS.items():
+        if path.startswith(top):
+            os.makedirs(reread, 0o755, exist_ok=True)
+            with open(os.path.join(reread, reader), "w"):
+                pass
 
 
 def sync(folder):
@@ -122,11 +134,8 @@ def sync(folder):
 
 if __name__ == "__main__":
     try:
-        paths = place(json.load(sys.stdin))
-        readers = sorted(
-            {reader for top, reader in READERS.items() for path in paths if path.startswith(top)}
-        )
-        print(json.dumps({"changed": paths, "reload": readers}))
+        wanted = json.load(sys.stdin)
+        print(json.dumps({"changed": place(wanted), "reread": wanted["reread"]}))
     except KeyError as error:
         sys.exit("the node has no such user or group: %s" % error)
     except OSError as error:

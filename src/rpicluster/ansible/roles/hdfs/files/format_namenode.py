@@ -6,6 +6,7 @@ nothing, and rename(2) itself refuses a target that is not empty. Prints `format
 `there already`. Needs Python 3.8.
 """
 
+import fcntl
 import json
 import os
 import shutil
@@ -19,6 +20,9 @@ TIMEOUT_S = 300
 def main(wanted):
     """Format, unless the cluster's own image is there."""
     final, cluster_id = wanted["name_directory"], wanted["cluster_id"]
+    # One that a broken `up` has begun goes on to its end here; its work is not to be swept away under it.
+    above = os.open(os.path.dirname(final), os.O_RDONLY | os.O_DIRECTORY)
+    fcntl.flock(above, fcntl.LOCK_EX)
     if os.path.isdir(final) and os.listdir(final):
         found = cluster_of(final)
         if found == cluster_id:

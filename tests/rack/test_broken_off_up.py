@@ -1,0 +1,54 @@
+"""A fresh `up` on a rack, broken off three times at random steps: no step twice, and a clean one's end state.
+
+The seed is printed; RPICLUSTER_TEST_SEED=N repeats a run. `make test-long` tries every step, in hours.
+"""
+
+import os
+import random
+import secrets
+from collections.abc import Callable
+
+import pytest
+from breaking import Breaking, differences
+from rack_tools import RackUnderTest
+
+pytestmark = pytest.mark.timeout(1500)
+
+NODES = ("pi1", "pi2", "pi3")
+NAME = "broken"
+# Completed steps of a fresh `up` of three nodes; the last break must come before the end.
+STEPS = 47
+WAYS = ("kill", "kill all", "Ctrl-C")
+
+
+@pytest.fixture(scope="module")
+def cluster(make_rack: Callable[[str], RackUnderTest]) -> Breaking:
+    rack = make_rack(NAME)
+    rack.run("up", "--nodes", "4G,2G,2G")
+    return Breaking(rack, NAME)
+
+
+def test_an_up_that_is_broken_off_three_times_ends_as_a_clean_one_and_repeats_nothing(
+    cluster: Breaking,
+) -> None:
+    seed = int(os.environ.get("RPICLUSTER_TEST_SEED") or secrets.randbelow(10**6))
+    print(f"RPICLUSTER_TEST_SEED={seed}")
+    chance = random.Random(seed)
+    identity = "5eed" + "0" * 4
+    cluster.begin(identity)
+    ways = list(WAYS)
+    chance.shuffle(ways)
+    for done, how in zip(sorted(chance.sample(range(1, STEPS - 3), 3)), ways, strict=True):
+        delay = chance.choice((0.0, 0.0, chance.random()))
+        last = cluster.break_off(done, how, delay_s=delay)
+        print(f"{how} {delay:.2f} s after step {done}: {last}")
+    cluster.run("up", "--yes")
+    assert cluster.repeated() == []
+    assert cluster.journal()[-1]["what"] == "proven"
+    interrupted = cluster.end_state(NODES)
+
+    cluster.run("destroy", "--confirm", NAME)
+    cluster.begin(identity)
+    cluster.run("up", "--yes")
+    assert len(cluster.done()) > STEPS - 6, "so many steps are left, as packages are there already"
+    assert differences(interrupted, cluster.end_state(NODES)) == []
