@@ -102,7 +102,7 @@ def main() -> None:
         for port in (GUARDED, FREE, SSH)
     ]
     questions += [("node", "127.0.0.1", DOOR, user) for user in (0, NOBODY)]
-    questions += [(who, address, POSED, 0) for who in ("member", "stranger", "node") for address in addresses]
+    questions += [("member", address, POSED, 0) for address in addresses]
     for when in ("stock", "guarded"):
         for who, address, port, user in questions:
             at = ["nsenter", "-t", str(others[who].pid), "-n"] if who in others else []

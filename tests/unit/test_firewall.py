@@ -41,7 +41,7 @@ def in_a_network_of_its_own(*command: str, **options: object) -> subprocess.Comp
         ["unshare", *namespaces, *command],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,  # dozens of Python programs, one after the other
         check=False,
         **options,  # type: ignore[call-overload]
     )
@@ -167,7 +167,7 @@ def test_a_stranger_finds_ssh_only_and_another_local_user_finds_nothing(tmp_path
     answer = in_a_network_of_its_own(sys.executable, str(PROBE), str(rules), *words, stdin=subprocess.DEVNULL)
     assert answer.returncode == 0, answer.stderr
     found = {tuple(line.split(" ", 5)[:5]): line.split(" ", 5)[5] for line in answer.stdout.splitlines()}
-    assert len(found) == 2 * 32
+    assert len(found) == 2 * 28
     # A probe counts only if it succeeded before.
     assert {answer for key, answer in found.items() if key[0] == "stock"} == {"answered"}
     for (when, who, _, port, uid), got in found.items():
