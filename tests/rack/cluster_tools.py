@@ -71,8 +71,8 @@ class ClusterUnderTest:
         )
         return json.loads(done.stdout)
 
-    def on(self, node: str, *argv: str, code: int = 0, stdin: str = "") -> str:
-        return on(self.rack, node, *argv, code=code, stdin=stdin)
+    def on(self, node: str, *argv: str, code: int = 0, stdin: str = "", timeout: float = 60) -> str:
+        return on(self.rack, node, *argv, code=code, stdin=stdin, timeout=timeout)
 
     def pids(self) -> dict[str, str]:
         return {
@@ -90,7 +90,9 @@ class ClusterUnderTest:
         }
 
 
-def on(rack: RackUnderTest, node: str, *argv: str, code: int = 0, stdin: str = "") -> str:
+def on(
+    rack: RackUnderTest, node: str, *argv: str, code: int = 0, stdin: str = "", timeout: float = 60
+) -> str:
     done = subprocess.run(
         [
             "ssh",
@@ -103,7 +105,7 @@ def on(rack: RackUnderTest, node: str, *argv: str, code: int = 0, stdin: str = "
         check=False,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=timeout,
     )
     assert done.returncode == code, f"{node}: {argv}: {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done.stdout.strip()
