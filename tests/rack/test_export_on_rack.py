@@ -15,6 +15,8 @@ from rack_tools import RackUnderTest
 pytestmark = pytest.mark.timeout(900)
 
 NODES = ("pi1", "pi2")
+PATHS = "/etc/rpicluster /opt/rpicluster /var/lib/rpicluster /etc/systemd/system/rpicluster*"
+LIST = f"ls -d {PATHS} 2>/dev/null || true"
 
 
 @dataclass
@@ -23,6 +25,7 @@ class Exported:
 
     rack: RackUnderTest
     folder: Path
+    before: dict[str, str]  # what a rack's own nodes have of these paths
 
     def rpicluster(self, *arguments: str) -> str:
         spec = self.rack.directory / "cluster.yml"
@@ -61,7 +64,8 @@ class Exported:
 def exported(make_rack: Callable[[str], RackUnderTest], tmp_path_factory: pytest.TempPathFactory) -> Exported:
     rack = make_rack("export")
     rack.run("up", "--nodes", "4G,2G")
-    made = Exported(rack, tmp_path_factory.mktemp("exported") / "lab")
+    before = {node: rack.ssh(node, LIST) for node in NODES}
+    made = Exported(rack, tmp_path_factory.mktemp("exported") / "lab", before)
     made.rpicluster("export", "ansible", str(made.folder))
     return made
 
@@ -116,7 +120,6 @@ def test_a_second_run_restarts_nothing(exported: Exported) -> None:
 def test_its_destroy_takes_users_units_files_and_rules_away(exported: Exported) -> None:
     exported.playbook("destroy.yml")
     for node in NODES:
-        paths = "/etc/rpicluster /opt/rpicluster /var/lib/rpicluster /etc/systemd/system/rpicluster*"
-        assert exported.rack.ssh(node, f"ls -d {paths} 2>/dev/null || true") == ""
+        assert exported.rack.ssh(node, LIST) == exported.before[node]
         assert exported.rack.ssh(node, "getent passwd rpi-hdfs rpi-yarn rpi-tunnel || true") == ""
         assert "rpicluster" not in exported.rack.ssh(node, "sudo nft list tables")
