@@ -99,10 +99,9 @@ def test_two_entries_that_are_one_machine_are_refused_by_both_names(
     if not Path("/etc/machine-id").exists():
         pytest.skip("this machine has no machine-id")
     laptop.write()
-    assert laptop.rpicluster("check") == 2
-    assert "pi1 and pi2 have one machine-id" in capsys.readouterr().err
-    laptop.rpicluster("plan", "--json")
-    assert any("pi1 and pi2" in why for why in json.loads(capsys.readouterr().out)["refusals"])
+    for command in ("check", "plan"):
+        assert laptop.rpicluster(command) == 2
+        assert "pi1 and pi2 are one machine" in capsys.readouterr().err
     laptop.require_nothing_begun()
 
 

@@ -18,12 +18,13 @@ from typing import Any, cast
 
 import pytest
 
-from rpicluster.errors import LockHeld
+from rpicluster.errors import LockHeld, UsageError
 from rpicluster.model.machine import Java, MachineFacts, Mount, OperatingSystem
 from rpicluster.model.specfile import parse_spec
 from rpicluster.nodes.fanout import send
 from rpicluster.nodes.remote import lease as lease_module
 from rpicluster.nodes.remote.commands import node_script, role_script
+from rpicluster.nodes.remote.observed import require_apart
 from rpicluster.nodes.remote.placement import without_unseen
 from rpicluster.nodes.remote.room import no_room
 from rpicluster.nodes.remote.state import open_remote_state
@@ -413,3 +414,10 @@ def test_a_worker_that_nobody_has_seen_takes_no_part_and_one_that_is_described_d
 def test_a_manager_never_becomes_a_worker_because_the_others_are_off() -> None:
     spec = SPEC.model_copy(update={"nodes": SPEC.nodes[:2]})
     assert without_unseen(spec, {"pi1": _machine(), "pi2": None}) == spec
+
+
+def test_copied_cards_are_two_machines_and_one_machine_under_two_names_is_not() -> None:
+    one = _machine(machine_id="m", boot_id="a")
+    require_apart({"pi1": one, "pi2": _machine(machine_id="m", boot_id="b"), "pi3": None, "pi4": _machine()})
+    with pytest.raises(UsageError, match="pi1 and pi9 are one machine"):
+        require_apart({"pi1": one, "pi9": one})

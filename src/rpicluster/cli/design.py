@@ -119,8 +119,10 @@ def plan(
 ) -> int:
     """Show what `up` would do: + create, ~ change, - remove, ! start, stop or restart. Changes nothing."""
     cluster = find_cluster(which)
-    found = cluster.plan(texts=with_diff)
-    show_host_keys(cluster)
+    try:
+        found = cluster.plan(texts=with_diff)
+    finally:
+        show_host_keys(cluster)  # whatever else is wrong: they were learnt
     if output:
         output.write_text(found.to_json() + "\n", encoding="utf-8")
     if as_json:

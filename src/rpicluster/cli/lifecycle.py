@@ -45,9 +45,11 @@ def bring_up(
     from rpicluster.cli.design import read_plan, show_host_keys, show_plan
 
     with cluster.changing("up"):
-        fetch_runtime(cluster)
-        plan = cluster.plan()
-        show_host_keys(cluster)
+        try:
+            fetch_runtime(cluster)
+            plan = cluster.plan()
+        finally:
+            show_host_keys(cluster)
         if plan_file and read_plan(plan_file).hash != plan.hash:
             raise UsageError(
                 f"{plan_file} is stale: the cluster or its cluster.yml changed since it was saved",

@@ -17,8 +17,10 @@ def check(which: str | None, as_json: bool) -> None:
     from rpicluster.cli.design import show_host_keys
 
     cluster = find_cluster(which)
-    found = cluster.check()
-    show_host_keys(cluster)
+    try:
+        found = cluster.check()
+    finally:
+        show_host_keys(cluster)
     if as_json:
         console.document({"cluster": cluster.name, "nodes": [vars(node) for node in found]})
     else:

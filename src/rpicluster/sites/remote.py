@@ -173,8 +173,10 @@ class RemoteSite:
     def facts(self) -> ClusterFacts:
         """What was observed, now or before, or what `hardware:` says.
 
-        Raises why a node that is there does not let us see it; one that is off may be planned all the same.
+        Raises why a node that is there does not let us see it (one that is off may be planned all the same),
+        and UsageError where two entries are one machine.
         """
+        seen.require_apart(self._machines)
         errors, spec = self.look.errors, self._taking_part
         for node in spec.nodes:
             error = errors.get(node.name)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 from rpicluster.design.plan import Observed, ObservedFile, ObservedUnit
+from rpicluster.errors import UsageError
 from rpicluster.model.machine import MachineFacts, SystemdUnit
 from rpicluster.nodes.remote.manifest import owner_of, relative, units_of
 
@@ -63,6 +64,23 @@ def _namenode(machine: MachineFacts | None, file_system: str) -> Literal["empty"
         # An unreachable manager gets no steps at all; nothing is formatted because it was not seen.
         return "empty"
     return "formatted" if machine.file_system == file_system else "foreign"
+
+
+def require_apart(machines: Mapping[str, MachineFacts | None]) -> None:
+    """Raise UsageError if two entries lead to one machine: nothing can be planned for it twice.
+
+    The same machine-id and the same boot: cards that were copied have the first, and each its own boot.
+    """
+    names: dict[tuple[str, str], str] = {}
+    for name, machine in machines.items():
+        if machine is None or not machine.machine_id or not machine.boot_id:
+            continue
+        other = names.setdefault((machine.machine_id, machine.boot_id), name)
+        if other != name:
+            raise UsageError(
+                f"{other} and {name} are one machine: both lead to {machine.names.hostname}",
+                hint="leave one of them out of cluster.yml, or mend its address",
+            )
 
 
 def refusals(
