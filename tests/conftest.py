@@ -8,11 +8,16 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from rpicluster.cluster import Cluster
 from rpicluster.errors import LocalEngineError, RpiclusterError
 from rpicluster.nodes.local.facts import find_java
 from rpicluster.runtime import store
+
+# How long an example takes depends on what else the machine does; no test is about that.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 # A shell ignores SIGINT in what it runs in the background, and programs started by tests would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -11,7 +11,7 @@ from rack_tools import RackUnderTest
 
 from rpicluster.nodes.remote.removal import difference
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
 NAME = "life"
 NODES = ("pi1", "pi2", "pi3")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from rack_tools import RackUnderTest
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
 NODES = ("pi1", "pi2")
 PATHS = "/etc/rpicluster /opt/rpicluster /var/lib/rpicluster /etc/systemd/system/rpicluster*"

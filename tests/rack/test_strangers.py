@@ -32,7 +32,7 @@ from rpicluster.design import layout
 from rpicluster.nodes.local.facts import find_java
 from rpicluster.runtime import store
 
-pytestmark = pytest.mark.timeout(1200)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1200)]
 
 NAME = "foes"
 BRIDGE = f"rp-{NAME}"
@@ -548,7 +548,6 @@ def test_who_is_let_through_is_still_refused_what_is_shut(scene: Scene) -> None:
     write_page(scene.answers, scene.owned)
 
 
-@pytest.mark.long
 def test_rules_that_would_lock_everybody_out_are_taken_back(scene: Scene) -> None:
     rack = scene.owned.rack
     before = {node: rack.ssh(node, "sudo", "nft", "list", "table", "inet", "rpicluster") for node in NODES}

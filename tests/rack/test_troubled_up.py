@@ -24,7 +24,7 @@ from rack_tools import RackUnderTest, wait_for
 from rpicluster.nodes.remote.commands import node_script
 from rpicluster.nodes.remote.removal import difference
 
-pytestmark = pytest.mark.timeout(1500)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1500)]
 
 NAME = "trouble"
 NODES = ("pi1", "pi2", "pi3")
