@@ -1,7 +1,6 @@
 """The facade: one cluster, from its spec to its answers. The command line and the demo call nothing else."""
 
 import contextlib
-import os
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -30,7 +29,6 @@ from rpicluster.errors import (
 from rpicluster.health.status import DEADLINE_S
 from rpicluster.model.facts import ClusterFacts, Placement
 from rpicluster.model.spec import ClusterSpec
-from rpicluster.model.specfile import parse_spec
 from rpicluster.nodes.local.state import cluster_names, state_root, write_file
 from rpicluster.runtime import store
 from rpicluster.sites.local import LocalSite
@@ -43,8 +41,10 @@ from rpicluster.sites.readiness import (
     make_folders,
     prove,
 )
-from rpicluster.sites.remote import CheckedNode, RemoteSite
+from rpicluster.sites.remote import RemoteSite
+from rpicluster.sites.remote_plan import CheckedNode
 from rpicluster.sites.site import Report
+from rpicluster.sites.spec_file import SOURCE_FILE, SPEC_FILE, read_spec, spec_file
 
 if TYPE_CHECKING:
     from rpicluster.health.doctor import Examination
@@ -60,10 +60,7 @@ if TYPE_CHECKING:
     from rpicluster.services.webhdfs import WebHdfs
     from rpicluster.services.yarn import Yarn
 
-SPEC_FILE = "cluster.yml"
-SOURCE_FILE = "cluster.yml.path"
 SSH_CONFIG_FILE = "ssh_config"
-CLUSTER_VARIABLE = "RPICLUSTER_CLUSTER"
 
 
 @dataclass
@@ -79,15 +76,7 @@ class Cluster:
     @classmethod
     def from_file(cls, path: Path) -> "Cluster":
         """Read a cluster.yml; raises SpecError."""
-        try:
-            if path.exists() and not path.is_file():  # a pipe would be waited for
-                raise SpecError(f"{path} is no file", hint="rpicluster init")
-            text = path.read_text(encoding="utf-8")
-        except FileNotFoundError:
-            raise SpecError(f"{path} does not exist", hint="rpicluster init") from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise SpecError(f"{path} cannot be read: {error}") from error
-        return cls(parse_spec(text, str(path)), path)
+        return cls(read_spec(path), path)
 
     @classmethod
     def find(cls, which: str | None = None) -> "Cluster":
@@ -95,65 +84,7 @@ class Cluster:
 
         Raises SpecError for a file that is none, UsageError if nothing or too much is found.
         """
-        which = which or (None if Path(SPEC_FILE).exists() else os.environ.get(CLUSTER_VARIABLE))
-        if which is None and Path(SPEC_FILE).exists():
-            return cls.from_file(Path(SPEC_FILE))
-        known = cluster_names(state_root())
-        if which is None:
-            if len(known) == 1:
-                return cls._by_name(known[0])
-            raise UsageError(
-                f"there is no {SPEC_FILE} here, and "
-                + (f"several clusters: {', '.join(known)}" if known else "no cluster"),
-                hint=f"rpicluster status --cluster {known[0]}" if known else "rpicluster init",
-            )
-        if "/" in which or which.endswith((".yml", ".yaml")):
-            return cls.from_file(Path(which))
-        if which in known:
-            return cls._by_name(which)
-        raise UsageError(
-            f"no cluster is called {which!r}" + (f", known: {', '.join(known)}" if known else ""),
-            hint="name a cluster.yml, or make one with `rpicluster init`",
-        )
-
-    @classmethod
-    def _by_name(cls, name: str) -> "Cluster":
-        folder = state_root() / "clusters" / name
-        with contextlib.suppress(OSError):
-            source = Path((folder / SOURCE_FILE).read_text(encoding="utf-8"))
-            if source.exists():
-                return cls.from_file(source)
-        return cls.from_file(folder / SPEC_FILE)
-
-    @classmethod
-    def adopted(cls, manager: str, path: Path, ask_password: Callable[[str], str]) -> "Adopted":
-        """Fetch the cluster.yml of a cluster that `manager`, `user@host`, manages; it is to stand in `path`.
-
-        Raises UsageError where there is none, or where this machine knows another cluster of that name.
-        """
-        from rpicluster.nodes.remote.state import open_remote_state
-        from rpicluster.nodes.ssh.openssh import OpenSsh
-        from rpicluster.sites import adoption
-
-        if path.exists():
-            raise UsageError(f"{path} is there already; it is not overwritten", hint="name another file")
-        beside = path.absolute().parent / SSH_CONFIG_FILE
-        ssh = OpenSsh(config=beside if beside.is_file() else None)
-        found = adoption.find(adoption.parse_destination(manager), ssh, ask_password=ask_password)
-        name = found.spec.name
-        if name in cluster_names(state_root()):
-            known = open_remote_state(name).cluster_id()
-            if known != found.cluster_id:
-                raise UsageError(
-                    f"this machine knows another cluster called {name}",
-                    hint=f"rpicluster destroy --cluster {name}, or use another RPICLUSTER_STATE_DIR",
-                )
-        cluster = cls(found.spec, path, ask_password)
-        notes = list(found.notes)
-        if found.new_host_key is not None:
-            key = found.new_host_key
-            notes.append(f"first contact with {manager}: its host key is {key.type} {key.fingerprint}")
-        return Adopted(cluster, found.text, found.cluster_id, found.users, tuple(notes))
+        return cls.from_file(spec_file(which))
 
     @property
     def name(self) -> str:
@@ -526,26 +457,6 @@ class Cluster:
     def _url(self, port: str) -> str:
         manager = self.placement.nodes[self.spec.manager.name]
         return f"http://{manager.address}:{manager.ports[port]}"
-
-
-@dataclass(frozen=True)
-class Adopted:
-    """A cluster that another machine set up; `join` makes this one a control machine of it."""
-
-    cluster: Cluster
-    text: str  # of its cluster.yml
-    cluster_id: str
-    users: tuple[str, ...]
-    notes: tuple[str, ...]
-
-    def join(self) -> None:
-        """Get a key for its tunnel and the sessions' tokens, write its cluster.yml, and remember it."""
-        site = self.cluster.site
-        if isinstance(site, RemoteSite):
-            site.join(cluster_id=self.cluster_id, users=self.users)
-        write_file(self.cluster.spec_path.absolute(), self.text.encode(), 0o644)
-        self.cluster.remember()
-        site.connection(self.cluster.name, store.installed()).save(self.cluster.connection_path)
 
 
 def running_clusters() -> list[str]:

@@ -17,11 +17,11 @@ def adopt(manager: str, path: Path) -> None:
     Fetches its cluster.yml from the manager, never over a file that is there, and lets this machine tunnel
     with a key of its own. Your ssh must get into every node, and sudo work there.
     """
+    from rpicluster import adopted
     from rpicluster.cli.design import show_host_keys
     from rpicluster.cli.lifecycle import fetch_runtime
-    from rpicluster.cluster import Cluster
 
-    found = Cluster.adopted(manager, path, ask_password)
+    found = adopted.adopt(manager, path, ask_password)
     for note in found.notes:
         console.warn(note)
     cluster = found.cluster
