@@ -132,11 +132,12 @@ class Breaking:
     # -- breaking it off -------------------------------------------------------------------------------
 
     def break_off(self, done: int, how: str, *, delay_s: float = 0.0) -> str:
-        """Start `up` and break it off when the journal has `done` steps; return the last one.
+        """Start `up` and break it off when the journal has `done` steps, and a new one; return the last one.
 
         `how`: `kill` (the command alone), `kill all` (with Ansible and every ssh), `Ctrl-C`, `reboot NODE` or
         `unplug NODE` (its cable, until `up` has ended). Fails if `up` ends before.
         """
+        done = max(done, len(self.done()) + 1)  # each `up` gets on with it before it is broken off
         process = self.start("up", "--yes")
         try:
             deadline = time.monotonic() + UP_TIMEOUT_S

@@ -16,8 +16,10 @@ pytestmark = pytest.mark.timeout(1500)
 
 NODES = ("pi1", "pi2", "pi3")
 NAME = "broken"
-# Completed steps of a fresh `up` of three nodes; the last break must come before the end.
+# Journalled steps of a fresh `up` of three nodes.
 STEPS = 47
+# What is done on a node when its command is killed may be done without a line here: a few steps a break.
+STEPS_UNLOGGED = 14
 WAYS = ("kill", "kill all", "Ctrl-C")
 
 
@@ -38,7 +40,7 @@ def test_an_up_that_is_broken_off_three_times_ends_as_a_clean_one_and_repeats_no
     cluster.begin(identity)
     ways = list(WAYS)
     chance.shuffle(ways)
-    for done, how in zip(sorted(chance.sample(range(1, STEPS - 3), 3)), ways, strict=True):
+    for done, how in zip(sorted(chance.sample(range(1, STEPS - STEPS_UNLOGGED), 3)), ways, strict=True):
         delay = chance.choice((0.0, 0.0, chance.random()))
         last = cluster.break_off(done, how, delay_s=delay)
         print(f"{how} {delay:.2f} s after step {done}: {last}")
