@@ -68,12 +68,13 @@ class Sshd:
 
     def start(self, host_key: str = "host") -> None:
         listen = "\n".join(f"ListenAddress {address}" for address in ADDRESSES)
-        setenv = " ".join(f"{name}={value}" for name, value in self.environment.items())
+        # From the second level on bash reads no ~/.bashrc over SSH: the user's own is no part of the tests.
+        setenv = " ".join(f"{name}={value}" for name, value in {"SHLVL": "2", **self.environment}.items())
         (self.folder / "sshd_config").write_text(
             f"Port {self.port}\n{listen}\nHostKey {self.folder}/{host_key}\nPidFile none\n"
             f"AuthorizedKeysFile {self.folder}/user.pub\nStrictModes no\nUsePAM no\nPrintMotd no\n"
             "PasswordAuthentication no\nKbdInteractiveAuthentication no\nLogLevel VERBOSE\n"
-            "MaxStartups 100\n" + (f"SetEnv {setenv}\n" if setenv else "")
+            f"MaxStartups 100\nSetEnv {setenv}\n"
         )
         assert SSHD
         self.process = subprocess.Popen(

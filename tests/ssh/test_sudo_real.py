@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from rpicluster.errors import SudoRefused
+from rpicluster.nodes.fanout.send import _Receiver
 from rpicluster.nodes.ssh.openssh import OpenSsh
+from rpicluster.nodes.ssh.stream import open_stream
 
 sys.path.insert(0, str(Path(__file__).parent))
 from conftest import Sshd
@@ -87,3 +89,22 @@ def test_a_sudo_that_needs_a_password_says_so_without_asking(
 def test_a_wrong_sudo_password_is_tried_once(sshd: Sshd, ssh: OpenSsh, with_sudo: Path) -> None:
     with pytest.raises(SudoRefused, match="does not take this password"):
         _sudo(sshd, ssh, with_sudo, needs=True, password="wrong")
+
+
+def test_a_receiver_of_the_runtime_ends_with_its_command_also_where_sudo_was_given_a_password(
+    sshd: Sshd, ssh: OpenSsh, with_sudo: Path
+) -> None:
+    sshd.stop()
+    sshd.environment = {"PATH": f"{with_sudo}:/usr/bin:/bin", "NEEDS": "yes", "TOUCHED": "x"}
+    sshd.start()
+    target = sshd.target()
+    ssh.run(target, ["true"], node="n", deadline_s=PATIENCE_S, first_contact=True)
+    password = "correct horse; touch x"
+    with open_stream(
+        ssh, target, ["head", "-n", "1"], node="n", what="it", sudo=True, sudo_password=password
+    ) as stream:
+        receiver = _Receiver("n", stream, lambda *_: None)
+        receiver.begin({"folder": "/x"}, more=False)  # one behind the first: the stream comes by TCP
+        receiver._thread.join(PATIENCE_S)
+        assert not receiver._thread.is_alive()
+        assert stream.failure() is None

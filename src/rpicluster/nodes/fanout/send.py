@@ -129,7 +129,7 @@ def _chain(
                 "kept": sorted(kept),
             }
             mine = receivers[name] = _Receiver(name, stream, report)
-            mine.begin(order)
+            mine.begin(order, more=is_first)
             if not is_first:
                 port = mine.port()
                 following = {"address": node.address, "port": port, "token": token} if port else following
@@ -178,10 +178,13 @@ class _Receiver:
         self._done = False
         self._thread = threading.Thread(target=self._follow, daemon=True)
 
-    def begin(self, order: dict[str, object]) -> None:
+    def begin(self, order: dict[str, object], *, more: bool) -> None:
+        """Send the order; without `more` nothing follows: what feeds sudo would wait for it without end."""
         with contextlib.suppress(OSError):  # it has ended already: `end` says why
             self.stream.stdin.write(json.dumps(order).encode() + b"\n")
             self.stream.stdin.flush()
+            if not more:
+                self.stream.stdin.close()
         self._thread.start()
 
     def port(self) -> int | None:
