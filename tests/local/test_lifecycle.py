@@ -104,7 +104,7 @@ def test_killing_the_supervisor_and_two_ups_at_once(tmp_path, monkeypatch, runti
         rival.join()
         assert len(held) == 1
         assert f"pid {os.getpid()}" in str(held[0])
-        supervisor = Supervisor(cluster.state, cluster.placement.cluster_id)
+        supervisor = Supervisor(cluster.site.state, cluster.placement.cluster_id)
         os.kill(supervisor.daemon.pid(), signal.SIGKILL)
         cluster.start(report=silent)
         assert cluster.status().healthy
