@@ -402,5 +402,6 @@ def test_who_left_is_forgotten_on_both_sides_and_who_leaves_is_not(make: Make) -
     assert leaving.clear(staying, report=lambda key, text, share: told.append(text)) == {}
     assert told == ["left behind as it is: pi2 does not answer"]
     assert set(ssh.manifest["members"]) == {"pi1", "pi3", "pi4"}
-    assert leaving.known == BEFORE
+    assert leaving.remaining(staying, {}) == staying
+    assert leaving.remaining(staying, {"pi2": Unhealthy("not cleared")}) == BEFORE
     assert set(members.known_members(leaving._state, None)) == {"pi1", "pi3", "pi4"}

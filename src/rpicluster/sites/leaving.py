@@ -309,8 +309,7 @@ class Leaving:
         failed.update(errors)
         for name, why in self.gone.items():
             report(name, f"left behind as it is: {why}", 1.0)
-        late = {leaver.name: leaver.member for leaver in self.found if leaver.name in failed}
-        members.settle(self._nodes, self._state, self._manager, {**staying, **late})
+        members.settle(self._nodes, self._state, self._manager, self.remaining(staying, failed))
         done = [leaver.name for leaver in self.found if leaver.name not in failed]
         self._state.journal("left", nodes=done)
         for leaver in self.found:
@@ -328,6 +327,11 @@ class Leaving:
             else:
                 report(name, "has left; nothing of the cluster is on it", 1.0)
         return failed
+
+    def remaining(self, staying: Mapping[str, Member], failed: Collection[str]) -> dict[str, Member]:
+        """Return the members after `clear`: those that stay, and those that it failed on."""
+        late = {leaver.name: leaver.member for leaver in self.found if leaver.name in failed}
+        return {**staying, **late}
 
     def take_all_away(self, *, report: Report) -> tuple[dict[str, list[str]], dict[str, RpiclusterError]]:
         """Clear those that go, for a cluster that ends: nothing of theirs is kept. Answers as `take_away`."""

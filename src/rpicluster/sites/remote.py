@@ -309,6 +309,7 @@ class RemoteSite:
         staying = members.members_of(self.spec, self.placement)
         belonging = self.leaving.members(staying)
         members.remember(self.state, belonging)
+        more = {**members.manifest_entry(belonging), "users": list(self.spec.users)}
         wanted = Wanted(
             cluster=self._written.name,
             rendered=rendered,
@@ -317,9 +318,7 @@ class RemoteSite:
             file_system=self._file_system,
             runtime=runtime.path,
             may_reboot=self.may_reboot,
-            manifest_more={
-                self.manager: {**members.manifest_entry(belonging), "users": list(self.spec.users)}
-            },
+            manifest_more={self.manager: more},
         )
         self._change = Change(self.place.nodes, self.state, wanted, self._machines)
         with lease(self.place.nodes, self.manager, cluster=self._written.name, command="rpicluster up"):
@@ -328,7 +327,10 @@ class RemoteSite:
             self._changed = self._change.carry_out(rest, report=report)
             if self.manager in self._changed.failed:
                 raise self._changed.failed[self.manager]
-            self._changed.failed.update(self.leaving.clear(staying, report=report))
+            failed = self.leaving.clear(staying, report=report)
+            self._changed.failed.update(failed)
+            # The manifest is written once more, when sessions have started: who left must not come back.
+            more.update(members.manifest_entry(self.leaving.remaining(staying, failed)))
             spec = (self.directory / "cluster.yml").read_bytes()
             members.place(self.place.nodes, self.manager, {SPEC_ON_MANAGER: RenderedFile(spec, 0o600)})
         self._let_in()
