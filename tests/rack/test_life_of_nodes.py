@@ -235,6 +235,8 @@ def test_a_node_leaves_without_a_missing_block_and_clean(cluster: ClusterUnderTe
     assert live == [f"{placed(cluster)[name]}:9866" for name in ("pi3", "pi4")]
     after = inventories(cluster.rack, ["pi2"])
     assert not_of_packages(difference(cluster.before["pi2"], after["pi2"])) == []
+    manifest = cluster.on("pi1", "cat", "/var/lib/rpicluster/manifest.json")
+    assert set(json.loads(manifest)["members"]) == {"pi1", "pi3", "pi4"}
     assert json.loads(cluster.rpicluster("up", "--yes", "--json"))["changed"] == 0
     for path in ("dfs-hosts", "dfs-hosts-exclude", "yarn-hosts", "yarn-hosts-exclude"):
         lines = cluster.on("pi1", "cat", f"/etc/rpicluster/hadoop/{path}").splitlines()

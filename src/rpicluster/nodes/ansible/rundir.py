@@ -27,7 +27,7 @@ retry_files_enabled = false
 deprecation_warnings = false
 local_tmp = {folder}/tmp
 remote_tmp = {remote_tmp}
-timeout = 10
+timeout = 60
 nocolor = true
 
 [ssh_connection]
