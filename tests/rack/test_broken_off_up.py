@@ -12,7 +12,7 @@ import pytest
 from breaking import Breaking, differences
 from rack_tools import RackUnderTest
 
-pytestmark = pytest.mark.timeout(1500)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1500)]
 
 NODES = ("pi1", "pi2", "pi3")
 NAME = "broken"
