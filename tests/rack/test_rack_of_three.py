@@ -224,9 +224,11 @@ def test_the_machine_does_not_become_a_router_for_others(
     left, right = outside
     if "rpicluster_forwarding" not in tool("nft", "list", "tables"):
         pytest.skip("this machine routed already before the rack came")
+    kept = tool("nft", "list", "table", "inet", "rpicluster_forwarding")
+    if f'"{left.name}"' not in kept:
+        pytest.skip("another rack stood on this machine before: the table knows the networks of that time")
     assert Path("/proc/sys/net/ipv4/ip_forward").read_text().strip() == "1"
     assert left.ports_reached(right.address) == []
-    kept = tool("nft", "list", "table", "inet", "rpicluster_forwarding")
     tool("nft", "delete", "table", "inet", "rpicluster_forwarding")
     try:
         assert left.ports_reached(right.address) == list(PORTS), "without the table it would be one"
