@@ -12,7 +12,7 @@ from typing import Any
 from rack_tools import RackUnderTest
 
 from rpicluster.nodes.remote.commands import node_script
-from rpicluster.nodes.remote.removal import Inventory
+from rpicluster.nodes.remote.state import Inventory
 
 # Prints "in" where a port lets it in.
 CONNECT = "import socket; socket.create_connection(({address!r}, {port}), 2).close(); print('in')"

@@ -14,18 +14,21 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
 from rpicluster.errors import LockHeld, UsageError
 from rpicluster.model.machine import Java, MachineFacts, Mount, OperatingSystem
+from rpicluster.model.spec import SshTarget
 from rpicluster.model.specfile import parse_spec
 from rpicluster.nodes.fanout import send
 from rpicluster.nodes.remote import lease as lease_module
-from rpicluster.nodes.remote.commands import node_script, role_script
+from rpicluster.nodes.remote.commands import Nodes, node_script, role_script
 from rpicluster.nodes.remote.observed import require_apart
 from rpicluster.nodes.remote.placement import without_unseen
+from rpicluster.nodes.remote.removal import kept_inventory
 from rpicluster.nodes.remote.room import no_room
 from rpicluster.nodes.remote.state import open_remote_state
 
@@ -421,3 +424,22 @@ def test_copied_cards_are_two_machines_and_one_machine_under_two_names_is_not() 
     require_apart({"pi1": one, "pi2": _machine(machine_id="m", boot_id="b"), "pi3": None, "pi4": _machine()})
     with pytest.raises(UsageError, match="pi1 and pi9 are one machine"):
         require_apart({"pi1": one, "pi9": one})
+
+
+def test_a_removal_that_was_broken_off_still_knows_what_was_on_the_node_before(tmp_path: Path) -> None:
+    state = open_remote_state("three", root=tmp_path)
+    before = {"paths": ["/etc/sysctl.d/rpicluster-of-somebody.conf"]}
+    answers = iter([(0, json.dumps(before)), (1, ""), (1, "")])
+
+    def run(*_: Any, **__: Any) -> SimpleNamespace:
+        status, stdout = next(answers)
+        return SimpleNamespace(status=status, stdout=stdout)
+
+    nodes = cast(
+        Nodes,
+        SimpleNamespace(ssh=SimpleNamespace(run=run), targets={"pi1": SshTarget(host="a")}, passwords={}),
+    )
+    assert kept_inventory(nodes, state, "pi1") == before
+    assert kept_inventory(nodes, state, "pi1") == before, "the node's own copy has gone"
+    state.forget_facts("pi1")
+    assert kept_inventory(nodes, state, "pi1") is None

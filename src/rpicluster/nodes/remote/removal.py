@@ -12,7 +12,7 @@ from rpicluster.nodes.ansible.playbook import run_playbook
 from rpicluster.nodes.ansible.rundir import REMOTE_TMP, Host, write_run
 from rpicluster.nodes.remote.change import BEFORE
 from rpicluster.nodes.remote.commands import Nodes, node_script
-from rpicluster.nodes.remote.state import RemoteState
+from rpicluster.nodes.remote.state import Inventory, RemoteState
 
 DIRECTORIES = (
     PATHS.conf,
@@ -33,7 +33,6 @@ _FILES = (
     sshd_files.SSHD,
 )
 _OURS = ("rpicluster", "rpi-hdfs", "rpi-yarn", "rpi-tunnel")
-Inventory = dict[str, list[str]]
 
 
 def take_away(
@@ -45,7 +44,7 @@ def take_away(
 ) -> tuple[dict[str, list[str]], dict[str, RpiclusterError]]:
     """Remove the cluster from every node of `machines`; return what is left, and errors, by node."""
     names = [name for name, machine in machines.items() if machine is not None]
-    before, failed = nodes.each(lambda node: _kept_inventory(nodes, node), names)
+    before, failed = nodes.each(lambda node: kept_inventory(nodes, state, node), names)
     reachable = [name for name in names if name not in failed]
     folder = state.new_run()
     hosts = {
@@ -94,7 +93,11 @@ def orders(listed: Sequence[str], before: Inventory | None) -> dict[str, Any]:
     }
 
 
-def _kept_inventory(nodes: Nodes, node: str) -> Inventory | None:
+def kept_inventory(nodes: Nodes, state: RemoteState, node: str) -> Inventory | None:
+    """Return what was on a node before the cluster came.
+
+    The node's copy goes early in a removal, so one that broke off and is run again knows it from here.
+    """
     answer = nodes.ssh.run(
         nodes.targets[node],
         ["cat", BEFORE],
@@ -103,7 +106,10 @@ def _kept_inventory(nodes: Nodes, node: str) -> Inventory | None:
         sudo=True,
         sudo_password=nodes.passwords.get(node),
     )
-    found: Inventory | None = json.loads(answer.stdout) if answer.status == 0 else None
+    if answer.status != 0:
+        return state.known_inventory(node)
+    found: Inventory = json.loads(answer.stdout)
+    state.keep_inventory(node, found)
     return found
 
 

@@ -1,6 +1,7 @@
 """What the control machine keeps of a cluster behind SSH: a cache, and the journal of what it has done.
 
-<state>/clusters/NAME/   cluster.yml, cluster.json, facts/NODE.json, journal.jsonl, token-USER, runs/
+<state>/clusters/NAME/   cluster.yml, cluster.json, facts/NODE.json, before/NODE.json, journal.jsonl,
+                         token-USER, runs/
 """
 
 import json
@@ -17,6 +18,8 @@ from rpicluster.model.machine import MachineFacts
 from rpicluster.nodes.local.state import STATE_DIR_VARIABLE, state_root, write_file
 
 _RECORD = "cluster.json"
+# What is on a node, list by list: users, units, paths, ports and the like.
+Inventory = dict[str, list[str]]
 _RUNS_KEPT = 5
 
 
@@ -81,7 +84,22 @@ class RemoteState:
 
     def forget_facts(self, node: str) -> None:
         """Forget a node that has left: if it comes back, it is a new one."""
-        (self.directory / "facts" / f"{node}.json").unlink(missing_ok=True)
+        for folder in ("facts", "before"):
+            (self.directory / folder / f"{node}.json").unlink(missing_ok=True)
+
+    def keep_inventory(self, node: str, inventory: Inventory) -> None:
+        """Keep what was on a node before the cluster came; the node's own copy goes with the cluster."""
+        text = json.dumps({"schema": 1, "inventory": inventory})
+        write_file(self.directory / "before" / f"{node}.json", text.encode(), 0o600)
+
+    def known_inventory(self, node: str) -> Inventory | None:
+        """Return the inventory that was kept of a node, None if there is none."""
+        try:
+            text = (self.directory / "before" / f"{node}.json").read_text(encoding="utf-8")
+            found: Inventory = json.loads(text)["inventory"]
+        except (OSError, ValueError, KeyError, TypeError):  # never kept, or by another version of rpicluster
+            return None
+        return found
 
     # -- what was done ---------------------------------------------------------------------------------
 
