@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rpicluster.cluster import SSH_CONFIG_FILE, Cluster
 from rpicluster.errors import UsageError
+from rpicluster.model.destination import parse_destination
 from rpicluster.nodes.local.state import cluster_names, state_root, write_file
 from rpicluster.runtime import store
 from rpicluster.sites.remote import RemoteSite
@@ -44,7 +45,8 @@ def adopt(manager: str, path: Path, ask_password: Callable[[str], str]) -> Adopt
         raise UsageError(f"{path} is there already; it is not overwritten", hint="name another file")
     beside = path.absolute().parent / SSH_CONFIG_FILE
     ssh = OpenSsh(config=beside if beside.is_file() else None)
-    found = adoption.find(adoption.parse_destination(manager), ssh, ask_password=ask_password)
+    target = parse_destination(manager, hint="rpicluster adopt pi@192.168.1.11")
+    found = adoption.find(target, ssh, ask_password=ask_password)
     name = found.spec.name
     if name in cluster_names(state_root()):
         known = open_remote_state(name).cluster_id()

@@ -11,6 +11,7 @@ from rpicluster.cli.main import run
 from rpicluster.cluster import Cluster
 from rpicluster.errors import RpiclusterError, SizingRefused
 from rpicluster.model.spec import ClusterSpec
+from rpicluster.model.specfile import parse_spec
 from rpicluster.nodes.local.first_spec import initial_spec
 from rpicluster.nodes.local.state import cluster_names, open_state
 
@@ -31,6 +32,22 @@ def own_state(tmp_path, monkeypatch):
 def test_every_example_plans(example, capsys):
     assert run(["plan", "--cluster", str(example), "--exit-code"]) == 3
     assert "Plan: " in capsys.readouterr().out
+
+
+def test_init_with_ssh_writes_the_nodes_that_were_named_and_asks_none(tmp_path, capsys):
+    assert run(["init", "--ssh", "pi@192.168.1.11,pi@192.168.1.12", "--name", "shelf"]) == 0
+    assert "rpicluster check" in capsys.readouterr().err
+    text = Path("cluster.yml").read_text()
+    assert [node.ssh.host for node in parse_spec(text, "cluster.yml").nodes] == [
+        "192.168.1.11",
+        "192.168.1.12",
+    ]
+    assert run(["init", "--ssh", "pi@192.168.1.11"]) == 2
+    assert "is there already" in capsys.readouterr().err
+    assert run(["init", "--ssh", "pi@a", "--workers", "2", "other.yml"]) == 2
+    assert run(["init", "--ssh", "pi@a;id", "other.yml"]) == 2
+    assert run(["init", "--ssh", "pi@a", "--name", "No!", "other.yml"]) == 2
+    assert not Path("other.yml").exists()
 
 
 def test_init_writes_a_spec_that_plans_and_never_overwrites_it(tmp_path, capsys):

@@ -3,9 +3,10 @@
 import pytest
 
 from rpicluster.errors import UsageError
+from rpicluster.model.destination import parse_destination
 from rpicluster.model.spec import SshTarget
 from rpicluster.model.specfile import parse_spec
-from rpicluster.sites.adoption import parse_destination, rewritten
+from rpicluster.sites.adoption import rewritten
 
 TEXT = """\
 # the shelf in the lab
@@ -29,10 +30,12 @@ nodes:
         ("pi1.lan", SshTarget(host="pi1.lan")),
         ("pi@192.168.1.11", SshTarget(host="192.168.1.11", user="pi")),
         ("pi@pi1:2200", SshTarget(host="pi1", user="pi", port=2200)),
+        ("fd00::12", SshTarget(host="fd00::12")),
+        ("pi@[fd00::12]:2200", SshTarget(host="fd00::12", user="pi", port=2200)),
     ],
 )
-def test_a_manager_is_named_as_for_ssh(text: str, target: SshTarget) -> None:
-    assert parse_destination(text) == target
+def test_a_node_is_named_as_for_ssh(text: str, target: SshTarget) -> None:
+    assert parse_destination(text, hint="") == target
 
 
 @pytest.mark.parametrize(
@@ -40,8 +43,8 @@ def test_a_manager_is_named_as_for_ssh(text: str, target: SshTarget) -> None:
     ["", "@pi1", "pi@", "-oProxyCommand=id", "pi@-oProxyCommand=id", "a b@pi1", "pi@pi1:99999", "pi@pi1;id"],
 )
 def test_what_ssh_or_a_shell_would_read_as_something_else_is_refused(text: str) -> None:
-    with pytest.raises(UsageError, match="is not the login of a manager"):
-        parse_destination(text)
+    with pytest.raises(UsageError, match="says not where a node is"):
+        parse_destination(text, hint="")
 
 
 def test_cluster_yml_keeps_its_comments_and_loses_files_of_the_other_machine() -> None:

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 from rpicluster.cli.main import cli, run
-from rpicluster.design.cards import Card, Image, addresses, card_files, cluster_spec
+from rpicluster.design.cards import Card, Image, addresses, card_files
+from rpicluster.design.first_nodes import cluster_spec
 from rpicluster.errors import UsageError
 from rpicluster.model.specfile import parse_spec
 from rpicluster.model.ssh_key import PublicKey, parse_public_keys
@@ -333,4 +334,4 @@ def test_what_is_for_cards_is_refused_for_virtual_nodes(here: Path) -> None:
 
 
 def test_the_cluster_of_a_card_is_a_valid_spec() -> None:
-    assert parse_spec(cluster_spec("lab", (card(),))).name == "lab"
+    assert parse_spec(cluster_spec("lab", [card().entry])).name == "lab"

@@ -31,9 +31,8 @@ def write_cards(
         Image,
         addresses,
         card_files,
-        cluster_spec,
-        node_lines,
     )
+    from rpicluster.design.first_nodes import cluster_spec, node_lines
     from rpicluster.model.specfile import parse_spec
     from rpicluster.nodes.ssh.public_keys import public_keys
     from rpicluster.nodes.written import refuse_existing, write_text
@@ -47,7 +46,8 @@ def write_cards(
         Card(node, Image(image), user, keys, at, router, servers)
         for node, at in zip(names, given, strict=True)
     )
-    text = cluster_spec(name, cards)
+    entries = [card.entry for card in cards]
+    text = cluster_spec(name, entries)
     parse_spec(text, str(path))  # refuses names and logins that are none, before anything is written
     files = {
         folder / card.name / file: content for card in cards for file, content in card_files(card).items()
@@ -63,7 +63,7 @@ def write_cards(
     console.say(f"who may log in: {user}, by the key {key_file}")
     if path.exists():
         console.say(f"{path} stays as it is. The lines for these nodes:")
-        for line in node_lines(cards):
+        for line in node_lines(entries):
             console.data(line)
     else:
         write_text(path, text)
@@ -73,7 +73,7 @@ def write_cards(
 
 def node_names(text: str) -> tuple[str, ...]:
     """Return pi1..piN for a number, else the names of a list; raises UsageError."""
-    from rpicluster.design.cards import node_name
+    from rpicluster.design.first_nodes import node_name
 
     if re.fullmatch(r"[0-9]{1,9}", text):
         count = int(text)

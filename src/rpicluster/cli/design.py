@@ -20,15 +20,24 @@ CHANGES_PENDING = 3
     epilog=examples(
         "rpicluster init",
         "rpicluster init --name lab --workers 3 ~/lab/cluster.yml",
+        "rpicluster init --ssh pi@192.168.1.11,pi@192.168.1.12,pi@192.168.1.13",
+        "rpicluster init --ssh manager=pi@pi1.lan,ana@pi2.lan:2200 --name lab lab.yml",
         "rpicluster init --cloud-init cards --nodes 3",
         "rpicluster init --cloud-init cards --nodes 3 --address 192.168.1.11/24 --gateway 192.168.1.1",
         "rpicluster init --cloud-init cards --nodes pi4,pi5 --image raspios --key ~/.ssh/pis.pub",
     )
 )
 @click.argument("path", type=click.Path(dir_okay=False, path_type=Path), default=Path("cluster.yml"))
-@click.option("--name", help="The cluster's name [default: demo, for cards lab].")
+@click.option("--name", help="The cluster's name [default: demo, of real nodes lab].")
 @click.option("--workers", type=click.IntRange(1, 16), help="Virtual workers on this machine [default: 2].")
 @click.option("--memory", help="Memory of each worker, such as 2G [default: what suits this machine].")
+@click.option(
+    "--ssh",
+    "nodes_behind_ssh",
+    metavar="[NAME=][USER@]HOST[:PORT],…",
+    multiple=True,
+    help="For real nodes that answer SSH; the first one manages.",
+)
 @click.option(
     "--cloud-init",
     "cards",
@@ -62,17 +71,21 @@ def init(
     name: str | None,
     workers: int | None,
     memory: str | None,
+    nodes_behind_ssh: tuple[str, ...],
     cards: Path | None,
     **about_cards: Any,
 ) -> None:
     """Write a cluster.yml for virtual nodes on this machine, sized so that it is accepted.
 
+    With --ssh: for real nodes; nothing is asked of them, `rpicluster check` does that.
     With --cloud-init: files for the cards of real Pis, so that their first boot ends with a login by your SSH
     key and no other, and a cluster.yml that names them. A cluster.yml that is there stays as it is.
     """
+    if (cards is not None or nodes_behind_ssh) and (workers or memory):
+        raise UsageError("--workers and --memory are for virtual nodes", hint="rpicluster init --help")
+    if cards is not None and nodes_behind_ssh:
+        raise UsageError("--ssh is for nodes that run, --cloud-init for cards of new ones: one of both")
     if cards is not None:
-        if workers or memory:
-            raise UsageError("--workers and --memory are for virtual nodes", hint="say --nodes N for cards")
         from rpicluster.cli.cards import write_cards
 
         defaults = {"nodes": "3", "image": "ubuntu", "user": "pi"}
@@ -82,18 +95,25 @@ def init(
     useless = [f"--{option}" for option, value in about_cards.items() if value]
     if useless:
         raise UsageError(f"{', '.join(useless)}: only with --cloud-init DIR", hint="rpicluster init --help")
-    from rpicluster.nodes.local.first_spec import initial_spec
-
     if path.exists():
         raise UsageError(
             f"{path} is there already; it is not overwritten", hint=f"rpicluster plan --cluster {path}"
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = initial_spec(name=name or "demo", workers=workers or 2, memory=memory)
-    with path.open("x", encoding="utf-8") as file:
-        file.write(text)
+    if nodes_behind_ssh:
+        from rpicluster.design.first_nodes import cluster_spec, entries
+        from rpicluster.model.specfile import parse_spec
+
+        text = cluster_spec(name or "lab", entries(nodes_behind_ssh))
+        parse_spec(text, str(path))  # refuses a name that is none, before anything is written
+    else:
+        from rpicluster.nodes.local.first_spec import initial_spec
+
+        text = initial_spec(name=name or "demo", workers=workers or 2, memory=memory)
+    from rpicluster.nodes.written import write_text
+
+    write_text(path, text)
     console.say(f"wrote {path}")
-    console.next_step("rpicluster plan", "rpicluster up")
+    console.next_step(*(["rpicluster check"] if nodes_behind_ssh else []), "rpicluster plan", "rpicluster up")
 
 
 @click.command(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Interface
 
+from rpicluster.design.first_nodes import Entry
 from rpicluster.errors import UsageError
 from rpicluster.model.ssh_key import PublicKey
 
@@ -38,14 +39,10 @@ class Card:
     dns: tuple[IPv4Address, ...] = ()
 
     @property
-    def host(self) -> str:
-        """How the node is reached: its address, else its name by multicast DNS."""
-        return str(self.address.ip) if self.address else f"{self.name}.local"
-
-
-def node_name(number: int) -> str:
-    """Return the name of the `number`th node, counted from 1."""
-    return f"pi{number}"
+    def entry(self) -> Entry:
+        """How the node is reached: by its address, else by its name and multicast DNS."""
+        host = str(self.address.ip) if self.address else f"{self.name}.local"
+        return Entry(self.name, host, self.user)
 
 
 def addresses(first: IPv4Interface, count: int, gateway: IPv4Address) -> tuple[IPv4Interface, ...]:
@@ -115,7 +112,7 @@ def _user_data(card: Card) -> str:
         ]
     elif card.address is None:
         lines += [
-            f"# So that {card.host} is found; Ubuntu Server does not answer multicast DNS by itself.",
+            f"# So that {card.entry.host} is found; Ubuntu Server does not answer multicast DNS by itself.",
             "packages: [avahi-daemon]",
         ]
     return "\n".join(lines) + "\n"
@@ -133,25 +130,6 @@ def _network_config(card: Card) -> str:
         servers = ", ".join(_text(str(server)) for server in card.dns)
         lines += ["    nameservers:", f"      addresses: [{servers}]"]
     return "\n".join(lines) + "\n"
-
-
-def cluster_spec(name: str, cards: tuple[Card, ...]) -> str:
-    """Return the text of the cluster.yml for these nodes: the first manages, the others work."""
-    lines = [
-        "# What the cluster is; the first node manages, the others work.",
-        f"name: {_text(name)}",
-        "nodes:",
-    ]
-    lines += node_lines(cards)
-    return "\n".join(lines) + "\n"
-
-
-def node_lines(cards: tuple[Card, ...]) -> list[str]:
-    """Return the lines of a cluster.yml that name these nodes."""
-    return [
-        f"  - {{name: {_text(card.name)}, ssh: {{host: {_text(card.host)}, user: {_text(card.user)}}}}}"
-        for card in cards
-    ]
 
 
 def _text(value: str) -> str:

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
-from rpicluster.design.cards import node_name
+from rpicluster.design.first_nodes import node_name
 from rpicluster.errors import UsageError
 from rpicluster.model.memory import format_memory, parse_memory
 from rpicluster.model.ssh_key import PublicKey

@@ -1,12 +1,10 @@
 """Taking over a cluster from another control machine: what the manager keeps of it, brought here."""
 
 import io
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import ValidationError
 from ruamel.yaml import YAML
 
 from rpicluster.design.preview import PATHS
@@ -20,7 +18,6 @@ from rpicluster.nodes.ssh.openssh import HostKey, OpenSsh
 
 # On the manager, root's, 0600: cluster.yml as the last change had it.
 SPEC_ON_MANAGER = f"{PATHS.data}/cluster.yml"
-_DESTINATION = re.compile(r"(?:(?P<user>[^@]+)@)?(?P<host>[^@]+?)(?::(?P<port>\d{1,5}))?")
 _NODE = "the manager"
 
 
@@ -34,20 +31,6 @@ class Found:
     users: tuple[str, ...]
     new_host_key: HostKey | None
     notes: tuple[str, ...] = ()
-
-
-def parse_destination(text: str) -> SshTarget:
-    """Return `user@host:port` as a target; user and port may be left out. Raises UsageError."""
-    match = _DESTINATION.fullmatch(text)
-    try:
-        if match is None:
-            raise ValueError
-        port = match["port"]
-        return SshTarget(host=match["host"], user=match["user"], port=int(port) if port else None)
-    except (ValueError, ValidationError):
-        raise UsageError(
-            f"{text!r} is not the login of a manager", hint="rpicluster adopt pi@192.168.1.11"
-        ) from None
 
 
 def find(target: SshTarget, ssh: OpenSsh, *, ask_password: Callable[[str], str] | None) -> Found:
