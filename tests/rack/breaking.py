@@ -68,6 +68,8 @@ class Breaking:
 
     rack: RackUnderTest
     name: str
+    _lines_before: int = 0
+    _runs_before: frozenset[str] = frozenset()
 
     @property
     def state(self) -> Path:
@@ -82,7 +84,14 @@ class Breaking:
         shutil.rmtree(self.state, ignore_errors=True)
         state = open_remote_state(self.name, root=self.state.parent.parent)
         state.remember(cluster_id=cluster_id)
+        self.begin_change()
         return state
+
+    def begin_change(self) -> None:
+        """Count steps from here on: a later change may well do again what an earlier one did."""
+        self._lines_before, self._runs_before = 0, frozenset()
+        self._lines_before = len(self.journal())
+        self._runs_before = frozenset(path.name for path in self.state.glob("runs/*"))
 
     def start(self, *arguments: str, environment: dict[str, str] | None = None) -> "subprocess.Popen[str]":
         """Start `rpicluster …` in a session of its own, so that signals reach it alone."""
@@ -109,12 +118,12 @@ class Breaking:
     # -- the event log ---------------------------------------------------------------------------------
 
     def journal(self) -> list[dict[str, Any]]:
-        """Return the journal's lines; a last one that is only half there counts as none."""
+        """Return the change's lines in the journal; a last one that is only half there counts as none."""
         try:
             lines = (self.state / "journal.jsonl").read_text().split("\n")
         except FileNotFoundError:
             return []
-        return [json.loads(line) for line in lines[:-1]]
+        return [json.loads(line) for line in lines[self._lines_before : -1]]
 
     def done(self) -> list[Step]:
         """Return the journalled steps, in order."""
@@ -125,7 +134,8 @@ class Breaking:
         twice = [step for step, count in Counter(self.done()).items() if count > 1]
         runs: Counter[Step] = Counter()
         for events in sorted(self.state.glob("runs/*/events.jsonl")):
-            runs.update(_changed(events))
+            if events.parent.name not in self._runs_before:
+                runs.update(_changed(events))
         twice += [step for step, count in runs.items() if count > 1]
         return sorted({" / ".join(step) for step in twice})
 
@@ -186,7 +196,7 @@ class Breaking:
     def wait_for_ansibles_end(self) -> None:
         """Nothing of a run that was broken off may go on here."""
         deadline = time.monotonic() + 10
-        while left := [words for words in _command_lines() if b"ansible" in words and self._mine(words)]:
+        while left := [words for words in command_lines() if b"ansible" in words and self._mine(words)]:
             assert time.monotonic() < deadline, f"still at work: {left}"
             time.sleep(0.05)
 
@@ -242,7 +252,8 @@ def _changed(events: Path) -> set[Step]:
     return found
 
 
-def _command_lines() -> list[bytes]:
+def command_lines() -> list[bytes]:
+    """Return the command line of every process on this machine."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:

@@ -1,8 +1,13 @@
-"""A cluster's whole life on a rack: queries from Python and R, a node more, a node less, reboots, the end."""
+"""A cluster's whole life on a rack: queries from Python and R, a node more, a node less, reboots, the end.
+
+Three changes are broken off on the way. The seed is printed; RPICLUSTER_TEST_SEED=N repeats a run.
+"""
 
 import json
 import os
+import random
 import re
+import secrets
 import shutil
 import signal
 import subprocess
@@ -11,17 +16,20 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from cluster_tools import ClusterUnderTest, inventories, not_of_packages
+from breaking import Breaking, command_lines
+from cluster_tools import CONNECT, ClusterUnderTest, inventories, not_of_packages
 from rack_tools import RackUnderTest, wait_for
 
 from rpicluster.nodes.remote.removal import difference
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(1500)]
+pytestmark = pytest.mark.timeout(1500)
 
 NAME = "nodes"
 MANAGER = ("namenode", "resourcemanager", "session-pi")
 WORKER = ("datanode", "nodemanager")
 R_PACKAGE = Path(__file__).parents[2] / "r" / "rpicluster"
+# Journalled steps in which a fresh `up` and one with a node more are broken off: nearly all they have.
+STEPS_OF_UP, STEPS_OF_ADDING = 33, 8
 ROWS, SUM = 10_000_000, 49_999_995_000_000
 TOTALS = "SELECT count(*) AS n, sum(id) AS s, count(DISTINCT g) AS g FROM numbers"
 SCALA = 'println("scala says " + spark.range(1000).selectExpr("sum(id)").collect()(0).getLong(0))'
@@ -39,6 +47,19 @@ def cluster(make_rack: Callable[[str], RackUnderTest]) -> ClusterUnderTest:
     rack.run("up", "--nodes", "4G,2G,2G")
     units = {"pi1": MANAGER, "pi2": WORKER, "pi3": WORKER}
     return ClusterUnderTest(rack, inventories(rack, units), units)
+
+
+@pytest.fixture(scope="module")
+def chance() -> random.Random:
+    """What is broken off when; by a seed, so that a run can be repeated."""
+    seed = int(os.environ.get("RPICLUSTER_TEST_SEED") or secrets.randbelow(10**6))
+    print(f"RPICLUSTER_TEST_SEED={seed}")
+    return random.Random(seed)
+
+
+@pytest.fixture(scope="module")
+def breaking(cluster: ClusterUnderTest) -> Breaking:
+    return Breaking(cluster.rack, NAME)
 
 
 @pytest.fixture(scope="module")
@@ -84,10 +105,31 @@ def take_out(cluster: ClusterUnderTest, name: str) -> None:
     assert f"name: {name}" not in cluster.spec_path.read_text()
 
 
-def test_plan_then_up_gives_a_cluster(cluster: ClusterUnderTest) -> None:
-    assert cluster.rpicluster("plan", "--exit-code", code=3)
+def break_off(breaking: Breaking, chance: random.Random, *, within_steps: int) -> None:
+    """Break the next change off somewhere in its first steps; the one after that has to continue it."""
+    breaking.begin_change()
+    step, how = chance.randint(1, within_steps), chance.choice(("kill", "kill all", "Ctrl-C"))
+    last = breaking.break_off(step, how, delay_s=chance.choice((0.0, chance.random())))
+    print(f"{how} after step {step}: {last}")
+
+
+def test_plan_shows_everything_and_writes_nothing(cluster: ClusterUnderTest) -> None:
+    plan = json.loads(cluster.rpicluster("plan", "--json", "--exit-code", code=3))
+    assert {step["node"] for step in plan["steps"]} == set(cluster.units)
+    assert {"prepare", "install-runtime", "write", "format", "start"} == {
+        step["action"] for step in plan["steps"]
+    }
+    after = inventories(cluster.rack, cluster.units)
+    assert [line for node in after for line in difference(cluster.before[node], after[node])] == []
+
+
+def test_an_up_that_is_broken_off_and_continued_gives_a_cluster(
+    cluster: ClusterUnderTest, breaking: Breaking, chance: random.Random
+) -> None:
+    break_off(breaking, chance, within_steps=STEPS_OF_UP)
     document = json.loads(cluster.rpicluster("up", "--yes", "--json"))
     assert "a job of 20 million rows ran on 2 workers" in document["timings_s"]
+    assert breaking.repeated() == []
 
 
 def test_python_queries_ten_million_rows_spread_over_both_workers(cluster: ClusterUnderTest) -> None:
@@ -116,6 +158,20 @@ def test_r_gets_the_same_answer_by_dbi(cluster: ClusterUnderTest, library: Path)
     assert done.stdout.split() == [str(ROWS), str(SUM), "97"], done.stderr
 
 
+def test_login_shells_and_units_have_the_variables_on_every_node(cluster: ClusterUnderTest) -> None:
+    asked = "bash -lc 'echo $JAVA_HOME $SPARK_HOME $HADOOP_CONF_DIR; command -v spark-shell'"
+    for node, units in cluster.units.items():
+        assert cluster.on(node, asked).split() == [
+            cluster.on(node, "ls -d /usr/lib/jvm/java-17-openjdk-*"),
+            "/opt/rpicluster/runtime",
+            "/etc/rpicluster/hadoop",
+            "/opt/rpicluster/runtime/bin/spark-shell",
+        ]
+        environment = cluster.on(node, "systemctl", "show", "-p", "Environment", f"rpicluster-{units[0]}")
+        assert "JAVA_HOME=/usr/lib/jvm/" in environment and "HADOOP_CONF_DIR=/etc/rpicluster" in environment
+
+
+@pytest.mark.long
 def test_spark_shell_answers_on_every_node(cluster: ClusterUnderTest) -> None:
     for node in cluster.units:
         # On workers nobody but the services reaches the cluster: there Spark runs by itself.
@@ -136,6 +192,31 @@ def test_a_second_up_changes_nothing_and_restarts_nothing(cluster: ClusterUnderT
     assert (cluster.pids(), cluster.manifests()) == (pids, manifests)
 
 
+def test_a_file_that_somebody_changed_is_put_back_and_its_reader_restarted(cluster: ClusterUnderTest) -> None:
+    pids = cluster.pids()
+    path = "/etc/rpicluster/hadoop/yarn-site.xml"
+    cluster.on("pi3", "sudo", "sed", "-i", "1a<!-- by hand -->", path)
+    assert "by hand" in cluster.rpicluster("plan", "--diff")
+    cluster.rpicluster("up", "--yes")
+    assert "by hand" not in cluster.on("pi3", "cat", path)
+    assert {unit for unit, pid in cluster.pids().items() if pids[unit] != pid} <= {"nodemanager on pi3"}
+
+
+def test_another_login_of_a_node_does_not_reach_the_daemons(cluster: ClusterUnderTest) -> None:
+    probe = CONNECT.format(address=placed(cluster)["pi1"], port=9870)
+    assert cluster.on("pi1", "sudo", "-u", "rpi-hdfs", "python3", "-", stdin=probe) == "in"
+    cluster.on("pi1", "sudo", "-u", "nobody", "python3", "-", stdin=probe, code=1)
+
+
+@pytest.mark.long
+def test_stop_and_start_keep_the_tables(cluster: ClusterUnderTest) -> None:
+    cluster.rpicluster("stop")
+    cluster.rpicluster("status", code=6)
+    cluster.rpicluster("start")
+    assert cluster.sql(TOTALS) == [[ROWS, SUM, 97]]
+
+
+@pytest.mark.long
 def test_a_second_laptop_adopts_the_cluster(cluster: ClusterUnderTest, tmp_path: Path) -> None:
     environment = {
         **cluster.rack.environment,
@@ -172,14 +253,16 @@ def test_a_second_laptop_adopts_the_cluster(cluster: ClusterUnderTest, tmp_path:
 
 
 def test_a_node_is_added_without_restarting_the_manager_s_or_the_other_workers_hdfs(
-    cluster: ClusterUnderTest,
+    cluster: ClusterUnderTest, breaking: Breaking, chance: random.Random
 ) -> None:
     pids = cluster.pids()
     cluster.rack.run("add", "2G")
     cluster.before |= inventories(cluster.rack, ["pi4"])
     plan = json.loads(cluster.rpicluster("plan", "--json"))
     assert {"reload"} == {s["action"] for s in plan["steps"] if s["target"] == "namenode"}
+    break_off(breaking, chance, within_steps=STEPS_OF_ADDING)
     cluster.rpicluster("up", "--yes")
+    assert breaking.repeated() == []
     kept = {unit: pid for unit, pid in cluster.pids().items() if unit.startswith(("namenode", "datanode"))}
     assert kept == {unit: pid for unit, pid in pids.items() if unit in kept}
     cluster.units["pi4"] = WORKER
@@ -188,6 +271,7 @@ def test_a_node_is_added_without_restarting_the_manager_s_or_the_other_workers_h
     assert cluster.asked("sum(n.is_running for n in c.yarn.nodes())") == 3
 
 
+@pytest.mark.long
 def test_too_few_nodes_for_the_copies_are_refused_before_anything_happens(cluster: ClusterUnderTest) -> None:
     text, pids = cluster.spec_path.read_text(), cluster.pids()
     take_out(cluster, "pi2")
@@ -275,6 +359,7 @@ def _is_healthy(cluster: ClusterUnderTest) -> bool:
     return done.returncode == 0
 
 
+@pytest.mark.long
 def test_more_reserve_on_a_node_restarts_only_what_reads_it(cluster: ClusterUnderTest) -> None:
     pids = cluster.pids()
     text = cluster.spec_path.read_text()
@@ -289,6 +374,7 @@ def test_more_reserve_on_a_node_restarts_only_what_reads_it(cluster: ClusterUnde
     assert not {"namenode on pi1", "datanode on pi3", "datanode on pi4"} & changed
 
 
+@pytest.mark.long
 def test_a_node_that_is_dead_for_good_goes_if_no_block_is_lost(cluster: ClusterUnderTest) -> None:
     cluster.rack.run("cut", "pi4")
     take_out(cluster, "pi4")
@@ -307,5 +393,10 @@ def test_destroy_leaves_nothing_on_the_nodes_that_are_left(cluster: ClusterUnder
     after = inventories(cluster.rack, cluster.units)
     different = [line for node in cluster.units for line in difference(cluster.before[node], after[node])]
     assert not_of_packages(different) == []
-    assert not (Path(cluster.rack.environment["RPICLUSTER_STATE_DIR"]) / "clusters" / NAME).exists()
-    assert os.environ.get("RPICLUSTER_STATE_DIR") != cluster.rack.environment["RPICLUSTER_STATE_DIR"]
+
+
+def test_nothing_of_it_is_left_on_the_control_machine(cluster: ClusterUnderTest) -> None:
+    state = cluster.rack.environment["RPICLUSTER_STATE_DIR"]
+    assert not (Path(state) / "clusters" / NAME).exists()
+    ours = [words for words in command_lines() if os.fsencode(state) in words]
+    assert [words for words in ours if b"clusters/" + NAME.encode() in words] == []
