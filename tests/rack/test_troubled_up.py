@@ -1,6 +1,6 @@
-"""What an `up` refuses on real nodes: bad disks, strangers' Hadoop, a changed key, a wrong password.
+"""What an `up` meets on real nodes: bad disks, strangers' Hadoop, passwords, a second laptop, a dead node.
 
-One rack for all of it. No `up` here may begin anything, and that is looked at.
+One rack for all of it, in this order: first what must change nothing, then what changes nodes.
 """
 
 import json
@@ -10,6 +10,7 @@ import select
 import subprocess
 import sys
 import termios
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -151,7 +152,39 @@ def test_one_node_with_another_host_key_stops_everything(cluster: Troubled) -> N
     assert "pi3" in said and "host key" in said and "ssh-keygen" in said
 
 
-# -- a password of sudo ----------------------------------------------------------------------------------
+# -- a password of sudo, and a second laptop meanwhile --------------------------------------------------
+
+
+class Watcher(threading.Thread):
+    """Looks at every command line of this machine, nodes included, for a word; and at files in a folder."""
+
+    def __init__(self, word: str, folder: Path) -> None:
+        super().__init__(daemon=True)
+        self._word = word.encode()
+        self._folder = folder
+        self.ended = threading.Event()
+        self.looks = 0
+        self.found: list[str] = []
+
+    def run(self) -> None:
+        while not self.ended.wait(0.05):
+            for path in Path("/proc").glob("[0-9]*/cmdline"):
+                try:
+                    if self._word in path.read_bytes():
+                        self.found.append(path.read_bytes().decode(errors="replace"))
+                except OSError:  # it has ended
+                    continue
+            self.looks += 1
+            if self.looks % 20 == 0:
+                self.look_at_files()
+
+    def look_at_files(self) -> None:
+        for path in self._folder.rglob("*"):
+            try:
+                if path.is_file() and self._word in path.read_bytes():
+                    self.found.append(str(path))
+            except OSError:  # it is gone
+                continue
 
 
 @contextmanager
@@ -228,3 +261,107 @@ def test_a_wrong_password_of_sudo_is_asked_once_and_refused(cluster: Troubled) -
 def test_without_a_terminal_nobody_is_asked_and_nothing_hangs(cluster: Troubled) -> None:
     said = cluster.run("up", "--yes", code=2)
     assert "sudo wants a password on pi1, pi2, pi3, and there is no terminal to ask for it" in said
+
+
+def test_the_password_of_sudo_is_asked_once_and_a_second_laptop_waits(
+    cluster: Troubled, tmp_path: Path
+) -> None:
+    said: list[str] = []
+    watcher = Watcher(PASSWORD, cluster.state)
+    with at_a_terminal(cluster, "up", "--yes") as (process, terminal):
+        watcher.start()
+        assert read_until(terminal, process, "password of sudo on", said), "".join(said)
+        type_secret(terminal, PASSWORD)
+        reader = threading.Thread(target=read_until, args=(terminal, process, "never printed", said))
+        reader.start()
+        wait_for("the first step", lambda: len(cluster.done()) > 0 or process.poll() is not None, 300)
+        assert process.poll() is None, "".join(said)
+        _second_laptop_is_refused(cluster, tmp_path, process.pid)
+        reader.join(UP_TIMEOUT_S)
+        assert process.wait(60) == 0, "".join(said)
+    watcher.ended.set()
+    watcher.join(60)
+    watcher.look_at_files()
+    text = "".join(said)
+    assert text.count("password of sudo on") == 1
+    assert PASSWORD not in text
+    assert watcher.looks > 50
+    assert watcher.found == []
+
+
+def _second_laptop_is_refused(cluster: Troubled, folder: Path, pid: int) -> None:
+    home, state = folder / "home", folder / "state"
+    home.mkdir()
+    other = {**cluster.rack.environment, "HOME": str(home), "RPICLUSTER_STATE_DIR": str(state)}
+    other["RPICLUSTER_CACHE_DIR"] = _cache(cluster)
+    second = Troubled(cluster.rack, NAME)
+    second.spec_name = "second.yml"
+    second.write(user="pi")
+    refused = second.run("up", "--yes", code=1, environment=other)
+    assert f"(pid {pid}, since " in refused
+    assert f"is changing cluster {NAME}" in refused
+    assert "`rpicluster up` of " in refused
+    assert not (state / "clusters" / NAME / "runs").exists()
+
+
+def _cache(cluster: Troubled) -> str:
+    from rpicluster.runtime import store
+
+    return str(store.runtimes_dir().parent)
+
+
+# -- a lease that somebody has, and one that nobody gives back ------------------------------------------
+
+
+def test_a_lease_of_another_laptop_is_respected_until_it_expires(cluster: Troubled) -> None:
+    cluster.write()
+    cluster.on("pi3", "sudo", "sed", "-i", "1a<!-- by hand -->", "/etc/rpicluster/hadoop/yarn-site.xml")
+    holder = {"id": "another", "host": "attic", "user": "bob", "pid": 77, "command": "rpicluster up"}
+    order = {"path": "/run/rpicluster-lock.json", "do": "take", "lasts_s": 45, "holder": holder}
+    script = node_script("lease.py")
+    begun = time.monotonic()
+    assert "true" in cluster.on("pi1", "sudo", "python3", "-c", script, stdin=json.dumps(order))
+    done = len(cluster.done())
+    said = cluster.run("up", "--yes", code=1)
+    assert "`rpicluster up` of bob on attic (pid 77" in said
+    assert "hint: wait until it has ended; if that machine died, it is free in" in said
+    assert len(cluster.done()) == done
+    time.sleep(max(0.0, begun + 46 - time.monotonic()))
+    cluster.run("up", "--yes")
+    assert "by hand" not in cluster.on("pi3", "cat", "/etc/rpicluster/hadoop/yarn-site.xml")
+
+
+# -- a node that is dead --------------------------------------------------------------------------------
+
+
+def test_a_member_that_dies_is_left_out_with_exit_code_5(cluster: Troubled) -> None:
+    cluster.rack.run("cut", "pi2")
+    try:
+        cluster.on("pi3", "sudo", "sed", "-i", "1a<!-- by hand -->", "/etc/rpicluster/hadoop/yarn-site.xml")
+        said = cluster.run("up", "--yes", code=5)
+        assert "the cluster runs without pi2" in said
+        assert "by hand" not in cluster.on("pi3", "cat", "/etc/rpicluster/hadoop/yarn-site.xml")
+    finally:
+        cluster.rack.run("boot", "pi2")
+    cluster.run("up", "--yes")
+
+
+def test_a_worker_that_was_never_seen_is_left_out_and_the_next_up_adds_it(cluster: Troubled) -> None:
+    cluster.run("destroy", "--confirm", NAME)
+    cluster.rack.run("link", "pi3", "down")
+    try:
+        said = cluster.run("up", "--yes", code=5)
+    finally:
+        cluster.rack.run("link", "pi3", "up")
+    assert "the cluster runs without pi3" in said
+    cluster.run("status")
+    assert cluster.on("pi2", "systemctl", "is-active", "rpicluster-nodemanager") == "active"
+    before = cluster.done()
+    wait_for("pi3 answers", lambda: cluster.rack.status()["pi3"]["answers"], 60)
+    said = cluster.run("up", "--yes")
+    assert cluster.on("pi3", "systemctl", "is-active", "rpicluster-nodemanager") == "active"
+    assert "2 workers" in said
+    added = cluster.done()[len(before) :]
+    assert not [
+        step for step in added if "Format" in step[1] or (step[1] == "Send the runtime" and step[0] != "pi3")
+    ]
