@@ -76,24 +76,6 @@ pipelines <- list(
 )
 
 # --- comparing, timing ----------------------------------------------------------------------------
-in_order <- function(rows) {
-  rows <- as.data.frame(ungroup(rows))
-  rows[] <- lapply(rows, function(column) if (inherits(column, "POSIXct")) as.numeric(column) else column)
-  rows <- rows[do.call(order, c(unname(as.list(rows)), list(method = "radix"))), , drop = FALSE]
-  rownames(rows) <- NULL
-  rows
-}
-difference <- function(ours, theirs) {
-  if (!identical(names(ours), names(theirs))) return("the columns differ")
-  if (nrow(ours) != nrow(theirs)) return(sprintf("%d rows against %d", nrow(ours), nrow(theirs)))
-  ours <- in_order(ours)
-  theirs <- in_order(theirs)
-  for (name in names(ours)) {
-    same <- all.equal(as.vector(ours[[name]]), as.vector(theirs[[name]]), tolerance = 1e-12)
-    if (!isTRUE(same)) return(paste0(name, ": ", same[[1]]))
-  }
-  ""
-}
 timed <- function(expression) {
   before <- proc.time()
   value <- expression
@@ -107,7 +89,7 @@ results <- lapply(names(pipelines), function(name) {
   sql <- as.character(dbplyr::sql_render(query))
   cluster <- timed(collect(query))
   here <- timed(as.data.frame(pipeline$run(local)))
-  wrong <- difference(as.data.frame(cluster$value), here$value)
+  wrong <- rpicluster:::rows_difference(as.data.frame(ungroup(cluster$value)), as.data.frame(ungroup(here$value)))
   say("  %-10s %7d rows  cluster %5.2f s  (%.2f CPU-s of this machine's R)   local R %5.2f s (%.2f CPU-s)  %s",
       name, nrow(cluster$value), cluster$seconds, cluster$cpu, here$seconds, here$cpu,
       if (wrong == "") "same answer" else paste("WRONG:", wrong))
