@@ -71,7 +71,7 @@ def directories(inputs: Inputs, name: str) -> tuple[Directory, ...]:
         )
         if not person:  # the NameNode logs before its unit ever starts: when it is formatted
             found.append(Directory(layout.logs_directory(paths, unit), 0o750, user, service))
-    if Role.WORKER in inputs.spec.roles_of(inputs.spec_of(name)):
+    if Role.WORKER in inputs.roles_of(name):
         found.append(Directory(layout.container_logs_directory(paths), 0o750, layout.YARN_USER, service))
     return tuple(found)
 
@@ -80,7 +80,7 @@ def _units(inputs: Inputs, name: str) -> list[tuple[str, str]]:
     of_hdfs = ("namenode", "datanode")
     units = [
         (daemon, layout.HDFS_USER if daemon in of_hdfs else layout.YARN_USER)
-        for daemon in daemon_units.daemons_of(inputs, inputs.spec_of(name))
+        for daemon in daemon_units.daemons_of(inputs, name)
     ]
     if name == inputs.manager:
         units += [(layout.session_unit(user), user) for user in inputs.users]

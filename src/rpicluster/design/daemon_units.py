@@ -3,7 +3,7 @@
 from rpicluster.design import jvm, layout
 from rpicluster.design.inputs import Inputs
 from rpicluster.design.units import Unit
-from rpicluster.model.spec import NodeSpec, Role
+from rpicluster.model.spec import Role
 
 MAIN_CLASSES = {
     "namenode": "org.apache.hadoop.hdfs.server.namenode.NameNode",
@@ -56,9 +56,9 @@ IPV4 = "-Djava.net.preferIPv4Stack=true"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
-def daemons_of(inputs: Inputs, node: NodeSpec) -> tuple[str, ...]:
-    """Return the names of the daemons that run on `node`."""
-    roles = inputs.spec.roles_of(node)
+def daemons_of(inputs: Inputs, name: str) -> tuple[str, ...]:
+    """Return the names of the daemons that run on node `name`."""
+    roles = inputs.roles_of(name)
     manager = ("namenode", "resourcemanager") if Role.MANAGER in roles else ()
     worker = ("datanode", "nodemanager") if Role.WORKER in roles else ()
     return (*manager, *worker)
@@ -67,7 +67,9 @@ def daemons_of(inputs: Inputs, node: NodeSpec) -> tuple[str, ...]:
 def daemon_units(inputs: Inputs) -> tuple[Unit, ...]:
     """Return the Hadoop daemons of all nodes, the manager's first."""
     order = sorted(inputs.spec.nodes, key=lambda node: node.name != inputs.manager)
-    return tuple(_daemon(inputs, node.name, daemon) for node in order for daemon in daemons_of(inputs, node))
+    return tuple(
+        _daemon(inputs, node.name, daemon) for node in order for daemon in daemons_of(inputs, node.name)
+    )
 
 
 def _daemon(inputs: Inputs, name: str, daemon: str) -> Unit:

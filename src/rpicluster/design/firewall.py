@@ -26,7 +26,7 @@ Interval = tuple[int, int]  # first and last port
 
 def guarded_ports(inputs: Inputs, name: str) -> tuple[Interval, ...]:
     """Return the ports on which node `name` listens for other members, sorted and merged."""
-    ports, roles = inputs.node(name).ports, inputs.spec.roles_of(inputs.spec_of(name))
+    ports, roles = inputs.node(name).ports, inputs.roles_of(name)
     found: list[Interval] = []
     if Role.MANAGER in roles:
         found += [(ports[key], ports[key]) for key in MANAGER_PORTS]
@@ -42,7 +42,7 @@ def guarded_ports(inputs: Inputs, name: str) -> tuple[Interval, ...]:
 
 def cluster_ports(inputs: Inputs) -> tuple[Interval, ...]:
     """Return all ports on which members listen for one another."""
-    return _merged(port for node in inputs.spec.nodes for port in guarded_ports(inputs, node.name))
+    return _merged({port for node in inputs.spec.nodes for port in guarded_ports(inputs, node.name)})
 
 
 def doors(inputs: Inputs, name: str) -> tuple[Interval, ...]:
@@ -50,7 +50,7 @@ def doors(inputs: Inputs, name: str) -> tuple[Interval, ...]:
     found: list[int] = []
     if name == inputs.manager:
         found += [inputs.session_port(user, key) for user in inputs.users for key in ON_LOOPBACK]
-    if Role.WORKER in inputs.spec.roles_of(inputs.spec_of(name)):
+    if Role.WORKER in inputs.roles_of(name):
         found.append(DATANODE_INTERNAL_PORT)
     return _merged((port, port) for port in found)
 
@@ -66,9 +66,7 @@ def clients(inputs: Inputs, name: str) -> tuple[str, ...]:
 
 def rules(inputs: Inputs, name: str) -> bytes:
     """Return the firewall of node `name` for `nft -f`, which takes all of it or nothing."""
-    addresses = {node.name: inputs.node(node.name).address for node in inputs.spec.nodes}
-    unknown = sorted(node for node, address in addresses.items() if not is_address(address))
-    known = [ipaddress.ip_address(address) for address in addresses.values() if is_address(address)]
+    unknown, members = inputs.once(_members)
     lines = [
         f"# {HEADER}",
         *(f"# {node} is no member yet: its address is not known" for node in unknown),
@@ -76,10 +74,9 @@ def rules(inputs: Inputs, name: str) -> bytes:
         f"table {TABLE}",
         f"delete table {TABLE}",
         f"table {TABLE} {{",
-        *_set("members4", "ipv4_addr", [str(a) for a in sorted(a for a in known if a.version == 4)]),
-        *_set("members6", "ipv6_addr", [str(a) for a in sorted(a for a in known if a.version == 6)]),
+        *members,
         *_ports("own_ports", guarded_ports(inputs, name)),
-        *_ports("cluster_ports", cluster_ports(inputs)),
+        *_ports("cluster_ports", inputs.once(cluster_ports)),
         *_ports("doors", doors(inputs, name)),
         *_input(inputs, name),
         *_forward(),
@@ -87,6 +84,17 @@ def rules(inputs: Inputs, name: str) -> bytes:
         "}",
     ]
     return ("\n".join(lines) + "\n").encode()
+
+
+def _members(inputs: Inputs) -> tuple[list[str], list[str]]:
+    """Return the nodes whose address is not known, and the lines of both sets of members."""
+    addresses = {node.name: inputs.node(node.name).address for node in inputs.spec.nodes}
+    unknown = sorted(node for node, address in addresses.items() if not is_address(address))
+    known = [ipaddress.ip_address(address) for address in addresses.values() if is_address(address)]
+    return unknown, [
+        *_set("members4", "ipv4_addr", [str(a) for a in sorted(a for a in known if a.version == 4)]),
+        *_set("members6", "ipv6_addr", [str(a) for a in sorted(a for a in known if a.version == 6)]),
+    ]
 
 
 def _input(inputs: Inputs, name: str) -> list[str]:

@@ -74,7 +74,7 @@ def core_site(inputs: Inputs, name: str) -> Iterator[Setting]:
 def hdfs_site(inputs: Inputs, name: str) -> Iterator[Setting]:
     """Yield hdfs-site.xml of node `name`: what clients need, and what its own daemons need."""
     yield from _client(inputs)
-    roles = inputs.spec.roles_of(next(node for node in inputs.spec.nodes if node.name == name))
+    roles = inputs.roles_of(name)
     if Role.MANAGER in roles:
         yield from _namenode(inputs, name)
     if Role.WORKER in roles:

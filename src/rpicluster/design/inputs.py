@@ -1,13 +1,18 @@
 """What rendering works from: one cluster's spec, sizes and placement, with the questions that files ask."""
 
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, TypeVar
 
 from rpicluster.design import layout
 from rpicluster.design.sizes import NodeSizes, Sizes
 from rpicluster.model.facts import NodePaths, NodePlacement, Placement
 from rpicluster.model.ports import EXECUTOR_PORT
-from rpicluster.model.spec import ClusterSpec, NodeSpec
+from rpicluster.model.spec import ClusterSpec, NodeSpec, Role
 
+_T = TypeVar("_T")
 LOOPBACK = "127.0.0.1"
 _SESSION_STRIDE = 10
 _EXECUTOR_PORTS_MIN, _EXECUTOR_PORTS_MAX = 16, 200
@@ -20,6 +25,9 @@ class Inputs:
     spec: ClusterSpec
     sizes: Sizes
     placement: Placement
+    _answers: dict[Callable[..., Any], Any] = field(
+        default_factory=dict, init=False, compare=False, repr=False
+    )
 
     @classmethod
     def checked(cls, spec: ClusterSpec, sizes: Sizes, placement: Placement) -> "Inputs":
@@ -34,9 +42,9 @@ class Inputs:
         if len(runtimes) != 1:
             # spark.yarn.jars=local:… is one path for all nodes.
             raise ValueError(f"the runtime must have the same path on every node, not {sorted(runtimes)}")
-        sources = [inputs.datanode_source(name) for name in inputs.workers]
-        for source in sources:
-            if sources.count(source) > 1:
+        sources = Counter(inputs.datanode_source(name) for name in inputs.workers)
+        for source, count in sources.items():
+            if count > 1:
                 raise ValueError(
                     f"two DataNodes reach the NameNode as {source}; on one machine `datanode_data` must "
                     "differ"
@@ -53,12 +61,19 @@ class Inputs:
             )
         return inputs
 
-    @property
+    def once(self, question: "Callable[[Inputs], _T]") -> _T:
+        """Return `question(self)`, worked out the first time: for what is the same on every node."""
+        if question not in self._answers:
+            self._answers[question] = question(self)
+        answer: _T = self._answers[question]
+        return answer
+
+    @cached_property
     def manager(self) -> str:
         """Name of the manager."""
         return self.spec.manager.name
 
-    @property
+    @cached_property
     def workers(self) -> tuple[str, ...]:
         """Names of the workers, in the order of the file."""
         return tuple(node.name for node in self.spec.workers)
@@ -77,9 +92,21 @@ class Inputs:
         """Return where node `name` stands."""
         return self.placement.nodes[name]
 
+    @cached_property
+    def _specs(self) -> dict[str, NodeSpec]:
+        return {node.name: node for node in self.spec.nodes}
+
+    @cached_property
+    def _roles(self) -> dict[str, tuple[Role, ...]]:
+        return self.spec.roles
+
     def spec_of(self, name: str) -> NodeSpec:
         """Return what the spec says of node `name`."""
-        return next(node for node in self.spec.nodes if node.name == name)
+        return self._specs[name]
+
+    def roles_of(self, name: str) -> tuple[Role, ...]:
+        """Return the roles of node `name`."""
+        return self._roles[name]
 
     def paths(self, name: str) -> NodePaths:
         """Return the directories of node `name`."""
@@ -110,7 +137,7 @@ class Inputs:
         """Who may run YARN's admin commands: whoever runs the ResourceManager."""
         return self.placement.login if self.spec.is_local else layout.YARN_USER
 
-    @property
+    @cached_property
     def executor_ports(self) -> range:
         """Where executors listen for one another on real nodes, all of a node's in one range.
 

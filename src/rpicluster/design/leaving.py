@@ -88,7 +88,7 @@ class Storage:
 
 def leavers(members: Mapping[str, Member], spec: ClusterSpec) -> tuple[Leaver, ...]:
     """Return who leaves, by name: members that the spec no longer names, or no longer as workers."""
-    wanted = {node.name: spec.roles_of(node) for node in spec.nodes}
+    wanted = spec.roles
     found = []
     for name, member in sorted(members.items()):
         if name not in wanted:

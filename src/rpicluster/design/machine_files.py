@@ -8,7 +8,7 @@ from rpicluster.design.units import RenderedFile, Unit
 
 
 def machine_files(inputs: Inputs, name: str, units: Iterable[Unit]) -> dict[str, RenderedFile]:
-    """Return the files of node `name` that the system, not Hadoop, reads; `units` are all of the cluster's.
+    """Return the files of node `name` that the system, not Hadoop, reads; `units` are its own.
 
     Keys that begin with `/` are absolute. All belong to root. Raises ValueError for a path that systemd or a
     shell would read as something else.

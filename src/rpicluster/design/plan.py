@@ -333,7 +333,8 @@ def _in_start_order(units: tuple[Unit, ...]) -> list[Unit]:
         if not ready:
             raise ValueError(f"units wait for each other in a circle: {', '.join(u.name for u in waiting)}")
         done += ready
-        waiting = [unit for unit in waiting if unit not in ready]
+        gone = {(unit.node, unit.name) for unit in ready}
+        waiting = [unit for unit in waiting if (unit.node, unit.name) not in gone]
     return done
 
 

@@ -41,11 +41,11 @@ def assumed_facts(spec: ClusterSpec) -> ClusterFacts:
 
 def assumed_placement(spec: ClusterSpec) -> Placement:
     """Return where everything will stand behind SSH: the paths are fixed, the address is the host."""
-    nodes = {}
+    nodes, roles_of = {}, spec.roles
     for node in spec.nodes:
         if node.ssh is None:
             raise ValueError(f"{node.name} is a local node, which has a real placement")
-        roles = spec.roles_of(node)
+        roles = roles_of[node.name]
         ports = MANAGER_PORTS | SESSION_PORTS if Role.MANAGER in roles else {}
         ports = ports | WORKER_PORTS if Role.WORKER in roles else ports
         nodes[node.name] = NodePlacement(

@@ -18,7 +18,7 @@ from rpicluster.design.machine_files import machine_files
 from rpicluster.design.session_files import CONNECT, Launch
 from rpicluster.design.settings import HEADER, Setting, as_properties, as_xml
 from rpicluster.design.sizes import Sizes
-from rpicluster.design.units import Rendered, RenderedFile
+from rpicluster.design.units import Rendered, RenderedFile, Unit
 from rpicluster.model.facts import Placement
 from rpicluster.model.spec import ClusterSpec
 
@@ -45,8 +45,11 @@ def render(
     sessions = tuple(session_files.session_unit(inputs, user, keeper) for user in inputs.users)
     units = (*daemon_units.daemon_units(inputs), *sessions)
     if not spec.is_local:
+        here: dict[str, list[Unit]] = {name: [] for name in files}
+        for unit in units:
+            here[unit.node].append(unit)
         for name in files:
-            files[name] |= machine_files(inputs, name, units)
+            files[name] |= machine_files(inputs, name, here[name])
         # What systemd is told of a unit is part of it: when that changes, the unit restarts.
         units = tuple(replace(unit, reads=(*unit.reads, layout.systemd_file(unit.name))) for unit in units)
     return Rendered(

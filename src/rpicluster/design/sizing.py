@@ -137,14 +137,14 @@ def default_local_budgets(host: HostFacts) -> list[tuple[str, int, int]]:
 
 
 def _join(spec: ClusterSpec, facts: ClusterFacts) -> _Cluster:
-    workers = len(spec.workers)
+    workers, roles = len(spec.workers), spec.roles
     return _Cluster(
         tuple(
             _Node(
                 node.name,
                 facts.nodes[node.name].memory_mib,
                 facts.nodes[node.name].cores,
-                spec.roles_of(node),
+                roles[node.name],
                 spec.is_local,
                 workers,
                 node.reserve,

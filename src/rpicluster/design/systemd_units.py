@@ -31,9 +31,9 @@ Lines = Iterable[tuple[str, str]]
 
 
 def systemd_files(inputs: Inputs, name: str, units: Iterable[Unit]) -> dict[str, RenderedFile]:
-    """Return the systemd files of node `name`, by absolute path; `units` are all units of the cluster."""
-    here = [unit for unit in units if unit.node == name]
-    files = {layout.systemd_file(unit.name): service(inputs, unit, here) for unit in here}
+    """Return the systemd files of node `name`, by absolute path; `units` are the node's own."""
+    units = list(units)
+    files = {layout.systemd_file(unit.name): service(inputs, unit, units) for unit in units}
     files[layout.systemd_file("firewall")] = firewall_service(inputs, name)
     if name == inputs.manager:
         checkpoint = _text(_checkpoint(inputs))

@@ -27,7 +27,7 @@ def yarn_site(inputs: Inputs, name: str) -> Iterator[Setting]:
     """Yield yarn-site.xml of node `name`: what clients need, and what its own daemons need."""
     yield from _client(inputs)
     yield from _logs()
-    roles = inputs.spec.roles_of(next(node for node in inputs.spec.nodes if node.name == name))
+    roles = inputs.roles_of(name)
     if Role.MANAGER in roles:
         yield from _resourcemanager(inputs, name)
     if Role.WORKER in roles:

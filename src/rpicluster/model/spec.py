@@ -1,5 +1,6 @@
 """The spec: what a user writes in cluster.yml."""
 
+from collections import Counter
 from enum import StrEnum
 from typing import Annotated, Self
 
@@ -144,12 +145,12 @@ class ClusterSpec(_Model):
     @model_validator(mode="after")
     def _whole(self) -> Self:
         names = [node.name for node in self.nodes]
-        for name in names:
-            if names.count(name) > 1:
-                raise ValueError(f"two nodes are called {name!r}")
+        twice = next((name for name, count in Counter(names).items() if count > 1), None)
+        if twice is not None:
+            raise ValueError(f"two nodes are called {twice!r}")
         if any(n.local for n in self.nodes) and any(n.ssh for n in self.nodes):
             raise ValueError("a cluster is either local or reached by SSH, not both")
-        managers = [node.name for node in self.nodes if Role.MANAGER in self.roles_of(node)]
+        managers = [name for name, roles in self.roles.items() if Role.MANAGER in roles]
         if len(managers) != 1:
             raise ValueError(f"exactly one node is the manager, here: {', '.join(managers) or 'none'}")
         if not self.workers:
@@ -158,23 +159,32 @@ class ClusterSpec(_Model):
 
     def roles_of(self, node: NodeSpec) -> tuple[Role, ...]:
         """Return a node's roles; by default the first manages, the others work, a lone one does both."""
-        if node.roles:
-            return node.roles
+        return node.roles or self.roles[node.name]
+
+    @property
+    def roles(self) -> dict[str, tuple[Role, ...]]:
+        """The roles of all nodes by name, see `roles_of`; who asks for many asks here once."""
+        first: tuple[Role, ...] = (Role.WORKER,)
         if len(self.nodes) == 1:
-            return (Role.MANAGER, Role.WORKER)
-        if any(Role.MANAGER in other.roles for other in self.nodes):
-            return (Role.WORKER,)
-        return (Role.MANAGER,) if node is self.nodes[0] or node.name == self.nodes[0].name else (Role.WORKER,)
+            first = (Role.MANAGER, Role.WORKER)
+        elif not any(Role.MANAGER in node.roles for node in self.nodes):
+            first = (Role.MANAGER,)
+        return {
+            node.name: node.roles or ((Role.WORKER,) if number else first)
+            for number, node in enumerate(self.nodes)
+        }
 
     @property
     def manager(self) -> NodeSpec:
         """The one node that runs NameNode, ResourceManager and session drivers."""
-        return next(node for node in self.nodes if Role.MANAGER in self.roles_of(node))
+        roles = self.roles
+        return next(node for node in self.nodes if Role.MANAGER in roles[node.name])
 
     @property
     def workers(self) -> tuple[NodeSpec, ...]:
         """The nodes that run DataNode and NodeManager, in the order of the file."""
-        return tuple(node for node in self.nodes if Role.WORKER in self.roles_of(node))
+        roles = self.roles
+        return tuple(node for node in self.nodes if Role.WORKER in roles[node.name])
 
     @property
     def is_local(self) -> bool:

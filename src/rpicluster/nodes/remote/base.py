@@ -22,7 +22,7 @@ def base_of(inputs: Inputs, name: str, machine: MachineFacts | None) -> Base:
         directories=tuple(
             {**asdict(directory), "mode": f"{directory.mode:04o}"} for directory in directories(inputs, name)
         ),
-        hosts_block=_of_others(hosts_block(inputs), name),
+        hosts_block=_of_others(inputs.once(hosts_block), name),
         boot_file=_boot_file(machine),
         packages=packages(machine) if machine is not None else (),
     )
@@ -35,7 +35,8 @@ def _of_others(block: str, name: str) -> str:
     here, that is its name, which Debian's line `127.0.1.1 NAME` leads to loopback (seen on a rack: NameNode
     and NodeManager on 127.0.1.1); without it, the address stays an address.
     """
-    return "".join(line for line in block.splitlines(keepends=True) if line.split()[1] != name)
+    before, own, behind = block.partition(f"\t{name}\n")
+    return before[: before.rfind("\n") + 1] + behind if own else block
 
 
 def _boot_file(machine: MachineFacts | None) -> str:

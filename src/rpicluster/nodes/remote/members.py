@@ -23,14 +23,14 @@ KEY = "members"
 
 def members_of(spec: ClusterSpec, placement: Placement) -> dict[str, Member]:
     """Return the members that a spec names, by name. Pure."""
-    found = {}
+    found, roles = {}, spec.roles
     for node in spec.nodes:
         placed = placement.nodes[node.name]
         port = placed.ports.get("datanode_data")
         found[node.name] = Member(
             node.name,
             target_of(node),
-            spec.roles_of(node),
+            roles[node.name],
             placed.address,
             f"{placed.address}:{port}" if port else "",
         )

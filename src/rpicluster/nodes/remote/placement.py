@@ -42,14 +42,16 @@ def without_unseen(spec: ClusterSpec, machines: Mapping[str, MachineFacts | None
     Nobody knows what to plan for them, and the others need not wait. Where nothing would be left of the
     cluster, the spec stays as it is, and sizing says what is missing.
     """
+    manager = spec.manager.name
     kept = tuple(
         node
         for node in spec.nodes
-        if node.name == spec.manager.name or machines.get(node.name) or node.hardware is not None
+        if node.name == manager or machines.get(node.name) or node.hardware is not None
     )
     smaller = spec.model_copy(update={"nodes": kept})
     # A lone manager would become a worker, too, and cease to be one when the others come.
-    same_roles = all(smaller.roles_of(node) == spec.roles_of(node) for node in kept)
+    before = spec.roles
+    same_roles = all(before[name] == roles for name, roles in smaller.roles.items())
     return smaller if same_roles and smaller.workers else spec
 
 
@@ -85,9 +87,9 @@ def place_nodes(
     """Return where everything stands; raises FactsIncomplete for a node whose address nobody knows."""
     manager = machines.get(spec.manager.name)
     networks = _networks(manager) if manager else []
-    nodes = {}
+    nodes, roles_of = {}, spec.roles
     for node in spec.nodes:
-        roles, machine = spec.roles_of(node), machines.get(node.name)
+        roles, machine = roles_of[node.name], machines.get(node.name)
         ports = MANAGER_PORTS | SESSION_PORTS if Role.MANAGER in roles else {}
         ports = ports | WORKER_PORTS if Role.WORKER in roles else ports
         nodes[node.name] = NodePlacement(
