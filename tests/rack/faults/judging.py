@@ -33,6 +33,7 @@ class Expected:
     says: tuple[str, ...] = ()
     note_is_enough: bool = False
     also: tuple[str, ...] = ()
+    anywhere: bool = False  # a finding about the whole cluster need not name a node
 
     @property
     def is_near_miss(self) -> bool:
@@ -108,7 +109,8 @@ def judge(expected: Expected, report: Report, before: Report) -> Verdict:
     for found in told:
         text = words(found)
         about = found["node"] in expected.nodes or (
-            found["node"] is None and any(re.search(rf"\b{node}\b", text) for node in expected.nodes)
+            found["node"] is None
+            and (expected.anywhere or any(re.search(rf"\b{node}\b", text) for node in expected.nodes))
         )
         if about and all(re.search(each, text, re.IGNORECASE) for each in expected.says):
             verdict.right = found
@@ -172,7 +174,7 @@ def row(verdict: Verdict, where: str) -> str:
 
 def version() -> str:
     done = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     return done.stdout.strip() or "an unknown version"
 
