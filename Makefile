@@ -7,7 +7,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 DEPS := $(VENV)/.installed
 
-.PHONY: help demo test test-long check format wheel docs bench clean system test-system
+.PHONY: help demo test test-long test-arm64 check format wheel docs bench clean system test-system
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -20,6 +20,9 @@ test: test-system check ## Check style, types and imports, then run all tests bu
 
 test-long: test-system $(DEPS) ## Long matrices; resumable, results in docs/reference
 	$(BIN)/python tests/long/run.py
+
+test-arm64: system $(DEPS) ## Daemons, a job and native libraries on Debian arm64, emulated: 10 to 20 minutes; needs root
+	$(BIN)/python -m pytest -m arm64 -s tests/arm64
 
 check: system $(DEPS) ## ruff, mypy, import rules
 	$(BIN)/ruff check .

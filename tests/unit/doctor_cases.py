@@ -591,7 +591,14 @@ CASES: dict[str, tuple[list[Case], list[Case]]] = {
     ),
     "java-mixed": (
         [on(java=java("21.0.8"))],
-        [on(java=java("17.0.1", "21.0.8")), on(java=()), on(java=java("17.0.99"))],
+        [
+            on(java=java("17.0.1", "21.0.8")),
+            on(java=()),
+            on(java=java("17.0.99")),
+            Case(
+                facts={"pi1": {"java": java("17.0.1", "21.0.8")}, "pi2": {"java": java("17.0.1", "21.0.8")}}
+            ),
+        ],
     ),
     "python-missing": (
         [on(python=None)],

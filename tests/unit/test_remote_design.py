@@ -31,7 +31,8 @@ from rpicluster.nodes.remote.observed import observed, refusals, unit_state
 from rpicluster.nodes.remote.placement import (
     cluster_address,
     cluster_facts,
-    java_home,
+    java_homes,
+    mixed_java,
     packages,
     place_nodes,
     session_users,
@@ -131,12 +132,61 @@ def test_java_is_what_will_do_or_what_the_system_offers(
         os=OperatingSystem(id="x", codename=codename),
         java=tuple(Java(home=path, version=f"{major}.0", major=major) for path, major in installed),
     )
-    assert java_home(seen) == home
-    assert packages(seen) == wanted
+    assert java_homes({"pi1": seen, "pi2": None}) == {"pi1": home}
+    assert packages(seen, home) == wanted
+
+
+def on(codename: str, *majors: int) -> MachineFacts:
+    return machine(
+        os=OperatingSystem(id="x", codename=codename),
+        java=tuple(Java(home=f"/opt/jdk{major}", version=f"{major}.0", major=major) for major in majors),
+    )
+
+
+@pytest.mark.parametrize(
+    ("nodes", "majors"),
+    [
+        ([on("noble"), on("trixie")], [21, 21]),
+        ([on("noble", 17), on("trixie", 21)], [21, 21]),
+        ([on("noble"), on("bookworm")], [17, 17]),
+        ([on("noble", 17, 21), on("noble", 21)], [21, 21]),
+        ([on("noble", 17, 21), on("noble", 17, 21)], [17, 17]),
+        ([on("bookworm", 17), on("trixie", 17, 21)], [17, 17]),
+        ([on("bookworm", 17, 21), on("trixie")], [21, 21]),
+        ([on("noble", 21), on("noble", 17)], [17, 17]),
+        ([on("trixie", 25), on("trixie", 11)], [21, 21]),
+    ],
+)
+def test_all_nodes_get_the_java_that_all_have_or_can_have(
+    nodes: list[MachineFacts], majors: list[int]
+) -> None:
+    machines = {f"pi{number}": node for number, node in enumerate(nodes)}
+    homes = java_homes(machines)
+    for (name, node), major in zip(machines.items(), majors, strict=True):
+        there = any(java.major == major for java in node.java)
+        assert homes[name] == (f"/opt/jdk{major}" if there else f"/usr/lib/jvm/java-{major}-openjdk-arm64")
+        assert packages(node, homes[name]) == (() if there else (f"openjdk-{major}-jre-headless",))
+    assert mixed_java({**machines, "never-seen": None}) == ()
+
+
+def test_a_node_that_cannot_have_the_java_of_the_others_is_refused_by_name() -> None:
+    (reason,) = mixed_java({"pi1": on("bookworm"), "pi2": on("bookworm", 17), "pi3": on("trixie", 21)})
+    assert reason.startswith("pi3: its system has Java 21 and the other nodes have 17")
+    assert "unpack a Java 17 below /opt on pi3" in reason
+    # What each would run on by itself is still known, so that the plan can be shown.
+    assert java_homes({"pi1": on("bookworm"), "pi3": on("trixie", 21)}) == {
+        "pi1": "/usr/lib/jvm/java-17-openjdk-arm64",
+        "pi3": "/opt/jdk21",
+    }
+
+
+def test_of_two_nodes_that_cannot_agree_one_is_named() -> None:
+    (reason,) = mixed_java({"pi1": on("bookworm"), "pi2": on("trixie")})
+    assert reason.startswith("pi2: ")
 
 
 def test_nftables_is_installed_where_it_cannot_be_asked() -> None:
-    assert "nftables" in packages(machine(firewall_tables=None))
+    assert "nftables" in packages(machine(firewall_tables=None), "/usr/lib/jvm/java-17-openjdk-arm64")
 
 
 def test_who_reaches_the_manager_uses_the_cluster_unless_the_spec_says_otherwise() -> None:

@@ -61,6 +61,7 @@ class RemotePlan(RemoteLook):
         runtime = store.installed()
         return (
             *seen.refusals(machines, cluster=self._written.name, cluster_id=self.placement.cluster_id),
+            *places.mixed_java(self._machines),
             *no_room(
                 machines,
                 runtime_hash=store.locked_hash()[:16],
@@ -100,10 +101,10 @@ class RemotePlan(RemoteLook):
             notes.append(f"{', '.join(guessed)}: never seen, the plan assumes what `hardware:` says")
         if not self._left_out:
             notes += [f"{name} does not answer: {why}" for name, why in self.look.unreachable.items()]
-        for name, machine in self._machines.items():
-            wanted = places.java_home(machine) if machine else ""
-            if machine is not None and "-21-" in wanted and not machine.java:
-                notes.append(f"{name}: its system has no Java 17, Java 21 is installed")
+        for name, home in places.java_homes(self._machines).items():
+            machine = self._machines[name]
+            if machine is not None and "-21-" in home and not machine.java:
+                notes.append(f"{name}: Java 21 is installed, because 17 is not there for every node")
         return tuple(notes)
 
     @property

@@ -12,7 +12,8 @@ from rpicluster.health.findings.finding import (
     cluster_kind,
     node_kind,
 )
-from rpicluster.model.facts import JAVA_WANTED, best_java
+from rpicluster.model.facts import JAVA_WANTED
+from rpicluster.model.java import common_java, installed, java_of, package
 from rpicluster.model.machine import OperatingSystem
 
 
@@ -38,6 +39,10 @@ def _is_set_up(node: Node) -> bool:
     return node.facts.manifest is not None
 
 
+def _package_for(node: Node) -> str:
+    return package(java_of(node.facts, None))
+
+
 @node_kind("java-missing", PROBLEM, "A node has no Java")
 def java_missing(node: Node) -> Iterator[Trouble]:
     """A problem on a node that is set up; before that a note, for `up` installs it."""
@@ -48,7 +53,7 @@ def java_missing(node: Node) -> Iterator[Trouble]:
         cause="it was removed" if _is_set_up(node) else "nothing has installed it yet",
         evidence=("no bin/java below /usr/lib/jvm or /opt",),
         fix="`rpicluster up` installs it; or by hand",
-        command=node.run(f"sudo apt-get install -y openjdk-{JAVA_WANTED}-jre-headless"),
+        command=node.run(f"sudo apt-get install -y {_package_for(node)}"),
         severity=PROBLEM if _is_set_up(node) else NOTE,
     )
 
@@ -63,32 +68,39 @@ def java_old(node: Node) -> Iterator[Trouble]:
         what=f"{node.name} has only Java {max(majors)}",
         cause=f"an older system's default; Java {JAVA_WANTED} is needed",
         evidence=tuple(f"{java.home}: {java.version}" for java in node.facts.java),
-        fix=f"install Java {JAVA_WANTED}; it stands beside the old one",
-        command=node.run(f"sudo apt-get install -y openjdk-{JAVA_WANTED}-jre-headless"),
+        fix="install a newer one; it stands beside the old one",
+        command=node.run(f"sudo apt-get install -y {_package_for(node)}"),
         severity=PROBLEM if _is_set_up(node) else WARNING,
     )
 
 
 @cluster_kind("java-mixed", PROBLEM, "Nodes would run different Java versions")
 def java_mixed(seen: Seen) -> Iterator[Trouble]:
-    """By the Java that each node's daemons would use; serialised functions cross between them."""
+    """Nodes agree when one version that rpicluster runs on is on all of them.
 
-    def major(node: Node) -> int | None:
-        best = best_java(node.facts)
-        return best.major if best and (best.major or 0) >= JAVA_WANTED else None
+    Some numbers become other text in Java 21 than in 17, so that answers depend on where they are computed.
+    """
+    # Nodes that have none yet get the one that all can have; `java-missing` names them.
+    groups = seen.groups(lambda node: installed(node.facts) or None)
+    if len(groups) < 2 or frozenset.intersection(*groups):
+        return
+    few = min(groups.values(), key=len)
+    said = {_versions(group): nodes for group, nodes in groups.items()}
+    common = common_java(seen.facts.values())
+    yield Trouble(
+        what=f"nodes have different Java versions: {', '.join(said)}",
+        cause="nodes run different releases of Debian or Ubuntu",
+        evidence=tuple(f"Java {v}: {', '.join(n.name for n in nodes)}" for v, nodes in said.items()),
+        fix=f"`rpicluster up` runs all of them on Java {common}"
+        if common
+        else "no version is offered for all of them: write the same image to all cards, or unpack the Java "
+        f"of the other nodes below /opt of {few[0].name}",
+        command="rpicluster up" if common else few[0].run("ls -d /usr/lib/jvm/* /opt/*"),
+    )
 
-    groups = seen.groups(major)
-    if len(groups) > 1:
-        few = min(groups.values(), key=len)
-        yield Trouble(
-            what=f"nodes have different Java versions: {', '.join(str(version) for version in groups)}",
-            cause="nodes run different releases of Debian or Ubuntu",
-            evidence=tuple(f"Java {v}: {', '.join(n.name for n in nodes)}" for v, nodes in groups.items()),
-            fix=f"install the same one on all; here on {few[0].name}",
-            command=few[0].run(
-                f"sudo apt-get install -y openjdk-{max(groups, key=lambda v: len(groups[v]))}-jre-headless"
-            ),
-        )
+
+def _versions(group: frozenset[int]) -> str:
+    return " and ".join(str(version) for version in sorted(group))
 
 
 @node_kind("python-missing", PROBLEM, "A node has no Python")

@@ -24,7 +24,7 @@ def base_of(inputs: Inputs, name: str, machine: MachineFacts | None) -> Base:
         ),
         hosts_block=_of_others(inputs.once(hosts_block), name),
         boot_file=_boot_file(machine),
-        packages=packages(machine) if machine is not None else (),
+        packages=packages(machine, inputs.node(name).java_home) if machine is not None else (),
     )
 
 

@@ -5,14 +5,11 @@ from collections.abc import Mapping
 
 from rpicluster.design.preview import JAVA_HOME, PATHS, PYTHON
 from rpicluster.errors import FactsIncomplete, SpecError
-from rpicluster.model.facts import JAVA_WANTED, ClusterFacts, NodeFacts, NodePlacement, Placement, node_facts
+from rpicluster.model.facts import ClusterFacts, NodeFacts, NodePlacement, Placement, node_facts
+from rpicluster.model.java import common_java, java_home, java_of, missing_package, within_reach
 from rpicluster.model.machine import MachineFacts
 from rpicluster.model.ports import MANAGER_PORTS, SESSION_PORTS, WORKER_PORTS
 from rpicluster.model.spec import ClusterSpec, NodeSpec, Role, SshTarget
-
-JAVA_USABLE = (17, 21)
-# Debian 13 and what comes after it have no 17 (packages.debian.org, openjdk-17-jre-headless).
-_ONLY_21 = frozenset({"trixie", "forky", "duke"})
 
 
 def target_of(node: NodeSpec) -> SshTarget:
@@ -88,6 +85,7 @@ def place_nodes(
     manager = machines.get(spec.manager.name)
     networks = _networks(manager) if manager else []
     nodes, roles_of = {}, spec.roles
+    homes = java_homes(machines)
     for node in spec.nodes:
         roles, machine = roles_of[node.name], machines.get(node.name)
         ports = MANAGER_PORTS | SESSION_PORTS if Role.MANAGER in roles else {}
@@ -95,7 +93,7 @@ def place_nodes(
         nodes[node.name] = NodePlacement(
             address=cluster_address(node.name, target_of(node), machine, networks),
             paths=PATHS,
-            java_home=java_home(machine) if machine else JAVA_HOME,
+            java_home=homes.get(node.name, JAVA_HOME),
             python=PYTHON,
             ports=ports,
         )
@@ -153,25 +151,41 @@ def _networks(machine: MachineFacts) -> list[ipaddress.IPv4Network]:
     ]
 
 
-def java_home(machine: MachineFacts) -> str:
-    """Return the Java that a node has and that will do, else the one that will be installed."""
-    usable = [java for java in machine.java if java.major in JAVA_USABLE]
-    if usable:
-        return min(usable, key=lambda java: java.major != JAVA_WANTED).home
-    arch = machine.userland_arch or {"aarch64": "arm64", "x86_64": "amd64"}.get(machine.kernel_arch or "", "")
-    return f"/usr/lib/jvm/java-{java_to_install(machine)}-openjdk-{arch or 'arm64'}"
+def java_homes(machines: Mapping[str, MachineFacts | None]) -> dict[str, str]:
+    """Return, for each node that was seen, the Java that it has or that will be installed."""
+    seen = {name: machine for name, machine in machines.items() if machine is not None}
+    common = common_java(seen.values())
+    return {name: java_home(machine, java_of(machine, common)) for name, machine in seen.items()}
 
 
-def java_to_install(machine: MachineFacts) -> int:
-    """Return 17, or 21 where the node's system does not offer it."""
-    return 21 if machine.os is not None and machine.os.codename in _ONLY_21 else JAVA_WANTED
+def mixed_java(machines: Mapping[str, MachineFacts | None]) -> tuple[str, ...]:
+    """Return why nodes cannot run on one Java: a line for each that differs from most."""
+    seen = {name: machine for name, machine in machines.items() if machine is not None}
+    if common_java(seen.values()) is not None:
+        return ()
+    groups: dict[frozenset[int], list[str]] = {}
+    for name, machine in seen.items():
+        groups.setdefault(within_reach(machine), []).append(name)
+    most = max(groups, key=lambda versions: len(groups[versions]))
+    wanted = min(most)
+    return tuple(
+        f"{name}: its system has Java {_either(versions)} and the other nodes have {_either(most)}, and a "
+        "cluster runs on one: some numbers become other text in Java 21 than in 17; unpack a Java "
+        f"{wanted} below /opt on {name}, or write the same image to all cards"
+        for versions, names in groups.items()
+        for name in names
+        if wanted not in versions
+    )
 
 
-def packages(machine: MachineFacts) -> tuple[str, ...]:
-    """Return the Debian packages that a node lacks."""
-    missing = []
-    if not any(java.major in JAVA_USABLE for java in machine.java):
-        missing.append(f"openjdk-{java_to_install(machine)}-jre-headless")
+def _either(versions: frozenset[int]) -> str:
+    return " or ".join(str(version) for version in sorted(versions))
+
+
+def packages(machine: MachineFacts, home: str) -> tuple[str, ...]:
+    """Return the Debian packages that a node lacks, with those of the Java at `home`."""
+    java = missing_package(machine, home)
+    missing = [java] if java else []
     if machine.firewall_tables is None:
         missing.append("nftables")
     return tuple(missing)

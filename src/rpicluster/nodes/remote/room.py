@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 
 from rpicluster.design.preview import PATHS
 from rpicluster.model.machine import MachineFacts
-from rpicluster.nodes.remote.placement import packages
+from rpicluster.nodes.remote.placement import java_homes, packages
 
 # openjdk-17-jre-headless with what it needs, its packages, and apt's lists.
 PACKAGES_MIB = 350
@@ -16,11 +16,17 @@ def no_room(
     machines: Mapping[str, MachineFacts | None], *, runtime_hash: str, runtime_mib: int
 ) -> tuple[str, ...]:
     """Return why nodes cannot take it; a node that has the runtime and its packages needs nothing new."""
+    homes = java_homes(machines)
     return tuple(
         reason
         for name, machine in machines.items()
         if machine is not None
-        for reason in (*_read_only(name, machine), *_full(name, machine, runtime_hash, runtime_mib))
+        for reason in (
+            *_read_only(name, machine),
+            *_full(
+                name, machine, runtime_hash, runtime_mib, brings_packages=bool(packages(machine, homes[name]))
+            ),
+        )
     )
 
 
@@ -33,11 +39,13 @@ def _read_only(name: str, machine: MachineFacts) -> Iterator[str]:
         )
 
 
-def _full(name: str, machine: MachineFacts, runtime_hash: str, runtime_mib: int) -> Iterator[str]:
+def _full(
+    name: str, machine: MachineFacts, runtime_hash: str, runtime_mib: int, *, brings_packages: bool
+) -> Iterator[str]:
     needs = [(PATHS.data, SPARE_MIB, "data")]
     if machine.runtime != runtime_hash:
         needs.append((PATHS.runtime, runtime_mib, "the runtime"))
-    if packages(machine):
+    if brings_packages:
         needs.append(("/usr", PACKAGES_MIB, "Debian packages"))
     if len(needs) == 1:
         return
