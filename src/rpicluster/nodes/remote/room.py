@@ -13,15 +13,22 @@ _WRITTEN = ("/etc", "/usr", "/var/lib", "/opt")
 
 
 def no_room(
-    machines: Mapping[str, MachineFacts | None], *, runtime_hash: str, runtime_mib: int
+    machines: Mapping[str, MachineFacts | None],
+    *,
+    runtime_hash: str,
+    runtime_mib: int,
+    data: Mapping[str, str] | None = None,
 ) -> tuple[str, ...]:
-    """Return why nodes cannot take it; a node that has the runtime and its packages needs nothing new."""
-    return tuple(
-        reason
-        for name, machine in machines.items()
-        if machine is not None
-        for reason in (*_read_only(name, machine), *_full(name, machine, runtime_hash, runtime_mib))
-    )
+    """Return why nodes cannot take it; a node that has the runtime and its packages needs nothing new.
+
+    `data` has the folder of each node's data, by default below /var/lib.
+    """
+    found: list[str] = []
+    for name, machine in machines.items():
+        if machine is not None:
+            folder = (data or {}).get(name, PATHS.data)
+            found += [*_read_only(name, machine), *_full(name, machine, folder, runtime_hash, runtime_mib)]
+    return tuple(found)
 
 
 def _read_only(name: str, machine: MachineFacts) -> Iterator[str]:
@@ -33,8 +40,8 @@ def _read_only(name: str, machine: MachineFacts) -> Iterator[str]:
         )
 
 
-def _full(name: str, machine: MachineFacts, runtime_hash: str, runtime_mib: int) -> Iterator[str]:
-    needs = [(PATHS.data, SPARE_MIB, "data")]
+def _full(name: str, machine: MachineFacts, data: str, runtime_hash: str, runtime_mib: int) -> Iterator[str]:
+    needs = [(data, SPARE_MIB, "data")]
     if machine.runtime != runtime_hash:
         needs.append((PATHS.runtime, runtime_mib, "the runtime"))
     if packages(machine):
