@@ -46,9 +46,7 @@ def ssd(*partitions: Partition, name: str = "sda", size_mib: int = 953869) -> Di
 
 
 def stick(*partitions: Partition, name: str = "sdb", size_mib: int = 2_000_000) -> Disk:
-    return Disk(
-        name=name, kind=DiskKind.USB_STICK, size_mib=size_mib, partitions=partitions, ids=(STICK,)
-    )
+    return Disk(name=name, kind=DiskKind.USB_STICK, size_mib=size_mib, partitions=partitions, ids=(STICK,))
 
 
 def part(name: str, filesystem: str | None = "ext4", **about: object) -> Partition:
@@ -74,15 +72,11 @@ def node(storage: object = None) -> NodeSpec:
 
 
 def fresh(storage: object, machine: MachineFacts | None, *formats: str) -> Choice:
-    return choose(
-        node(storage), machine, None, has_data=False, cluster_id="c1", formats=frozenset(formats)
-    )
+    return choose(node(storage), machine, None, has_data=False, cluster_id="c1", formats=frozenset(formats))
 
 
 def again(storage: object, machine: MachineFacts | None, kept: DataDisk | None, *formats: str) -> Choice:
-    return choose(
-        node(storage), machine, kept, has_data=True, cluster_id="c1", formats=frozenset(formats)
-    )
+    return choose(node(storage), machine, kept, has_data=True, cluster_id="c1", formats=frozenset(formats))
 
 
 # -- cluster.yml ---------------------------------------------------------------------------------------
@@ -106,7 +100,7 @@ def again(storage: object, machine: MachineFacts | None, kept: DataDisk | None, 
 )
 def test_a_storage_that_cannot_be_is_refused_with_its_line(said: str, complaint: str) -> None:
     text = f"name: lab\nnodes:\n  - name: pi1\n    ssh: {{host: pi1}}\n    storage: {said}\n"
-    with pytest.raises(SpecError, match="cluster.yml:5:") as caught:
+    with pytest.raises(SpecError, match=r"cluster\.yml:5:") as caught:
         parse_spec(text)
     assert complaint in caught.value.message
 
@@ -154,9 +148,7 @@ def test_the_largest_mounted_disk_that_is_not_booted_from_is_taken() -> None:
 
 def test_a_larger_stick_does_not_beat_an_ssd_but_the_card_that_is_booted_from() -> None:
     on_stick = mounted("sdb1", "/mnt/stick", "sdb", total_mib=1_900_000)
-    both = pi(
-        ssd(part("sda1")), stick(part("sdb1")), mounts=(on_stick, mounted("sda1", "/mnt/ssd", "sda"))
-    )
+    both = pi(ssd(part("sda1")), stick(part("sdb1")), mounts=(on_stick, mounted("sda1", "/mnt/ssd", "sda")))
     assert fresh(None, both).disk.mount == "/mnt/ssd"
     alone = fresh(None, pi(stick(part("sdb1")), mounts=(on_stick,)))
     assert alone.disk.mount == "/mnt/stick"
@@ -403,11 +395,9 @@ def test_a_disk_with_data_of_the_cluster_is_not_formatted() -> None:
 
 
 def test_a_disk_that_cluster_yml_does_not_name_cannot_be_typed() -> None:
-    spec = parse_spec(
-        f"name: lab\nnodes:\n  - {{name: pi1, ssh: {{host: a}}, storage: {{disk: '{T7}'}}}}\n"
-    )
+    spec = parse_spec(f"name: lab\nnodes:\n  - {{name: pi1, ssh: {{host: a}}, storage: {{disk: '{T7}'}}}}\n")
     require_named(spec, {T7})
-    with pytest.raises(UsageError, match="cluster.yml names no such disk") as caught:
+    with pytest.raises(UsageError, match=r"cluster\.yml names no such disk") as caught:
         require_named(spec, {STICK})
     assert STICK in str(caught.value.hint)
 
