@@ -1,4 +1,7 @@
-"""One cluster's life on a rack of three: plan, up, a query, up again, stop, start, destroy."""
+"""One cluster's life on a rack of three: plan, up, a query, up again, stop, start, destroy.
+
+pi2 keeps its data on a disk of their own.
+"""
 
 import json
 import os
@@ -7,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from cluster_tools import CONNECT, ClusterUnderTest, inventories, not_of_packages
+from data_disk import BLOCKS, MOUNT, give_disk, mount_again, take_disk
 from rack_tools import RackUnderTest
 
 from rpicluster.nodes.remote.removal import difference
@@ -23,6 +27,7 @@ UNITS["pi3"] = UNITS["pi2"]
 def cluster(make_rack: Callable[[str], RackUnderTest]) -> ClusterUnderTest:
     rack = make_rack(NAME)
     rack.run("up", "--nodes", "4G,2G,2G")
+    give_disk(rack, "pi2")
     return ClusterUnderTest(rack, inventories(rack, NODES), UNITS)
 
 
@@ -47,6 +52,23 @@ def test_a_query_is_answered_through_the_tunnel(cluster: ClusterUnderTest) -> No
     assert "49999995000000" in answer
     cluster.rpicluster("sql", "CREATE TABLE numbers AS SELECT id FROM range(0, 100000, 1, 4)")
     assert "100000" in cluster.rpicluster("sql", "--json", "SELECT count(*) AS n FROM numbers")
+
+
+def test_blocks_lie_on_the_disk_that_cluster_yml_names_and_nowhere_else(cluster: ClusterUnderTest) -> None:
+    assert int(cluster.on("pi2", BLOCKS)) > 0
+    assert cluster.on("pi2", f"ls {MOUNT}").split() == ["photo", "rpicluster"]
+    assert cluster.on("pi2", f"ls {MOUNT}/rpicluster").split() == ["datanode", "nodemanager"]
+    assert cluster.on("pi2", "sudo find /var/lib/rpicluster -name 'blk_*' -o -name datanode") == ""
+
+
+def test_another_storage_for_a_node_with_data_is_refused(cluster: ClusterUnderTest) -> None:
+    text = cluster.spec_path.read_text()
+    try:
+        cluster.spec_path.write_text(text.replace(f"storage: {MOUNT}", "storage: /mnt/other"))
+        refused = json.loads(cluster.rpicluster("plan", "--json"))["refusals"]
+    finally:
+        cluster.spec_path.write_text(text)
+    assert len(refused) == 1 and "pi2: its data lie in /mnt/ssd/rpicluster" in refused[0]
 
 
 def test_a_second_up_changes_nothing_and_restarts_nothing(cluster: ClusterUnderTest) -> None:
@@ -90,6 +112,23 @@ def test_another_login_of_a_node_does_not_reach_the_daemons(cluster: ClusterUnde
     cluster.on("pi1", "sudo", "-u", "nobody", "python3", "-", stdin=probe, code=1)
 
 
+def test_while_the_disk_with_the_data_is_away_nothing_is_written_in_its_place(
+    cluster: ClusterUnderTest,
+) -> None:
+    take_disk(cluster.rack, "pi2")
+    cluster.on("pi2", "sudo systemctl start rpicluster-datanode", code=1)
+    assert cluster.on("pi2", "systemctl is-active rpicluster-datanode rpicluster-nodemanager", code=3)
+    assert cluster.on("pi2", f"ls -A {MOUNT}") == ""
+    parts = json.loads(cluster.rpicluster("status", "--json", code=6))["parts"]
+    (detail,) = [part["detail"] for part in parts if (part["name"], part["where"]) == ("datanode", "pi2")]
+    assert "the disk with its data is not mounted on /mnt/ssd" in detail
+    assert "data-disk-away" in cluster.rpicluster("doctor", "--json", code=6)
+    assert "nothing is mounted on /mnt/ssd now" in cluster.rpicluster("plan", "--json")
+    mount_again(cluster.rack, "pi2")
+    cluster.rpicluster("up", "--yes")
+    assert "100000" in cluster.rpicluster("sql", "--json", "SELECT count(*) AS n FROM numbers")
+
+
 def test_stop_and_start_keep_the_tables(cluster: ClusterUnderTest) -> None:
     cluster.rpicluster("stop")
     cluster.rpicluster("status", code=6)
@@ -102,6 +141,7 @@ def test_destroy_leaves_nothing_on_any_node(cluster: ClusterUnderTest) -> None:
     after = inventories(cluster.rack, NODES)
     different = [line for node in NODES for line in difference(cluster.before[node], after[node])]
     assert not_of_packages(different) == []
+    assert cluster.on("pi2", f"ls -A {MOUNT}") == "photo"
 
 
 def test_nothing_of_it_is_left_on_the_control_machine(cluster: ClusterUnderTest) -> None:
