@@ -164,6 +164,13 @@ class Cluster:
         if isinstance(self.site, RemoteSite):
             self.site.may_reboot = allowed
 
+    def may_format(self, disks: tuple[str, ...]) -> None:
+        """Name the disks that `apply` may format, by their names in /dev/disk/by-id; raises UsageError."""
+        if isinstance(self.site, RemoteSite):
+            self.site.formats = frozenset(disks)
+        elif disks:
+            raise UsageError(f"the nodes of {self.name} are virtual, on this machine: they have no disks")
+
     def ssh_command(self, node: str, command: tuple[str, ...]) -> list[str]:
         """Return the ssh that logs in on a node, or runs a command there; raises UsageError."""
         if isinstance(self.site, LocalSite):

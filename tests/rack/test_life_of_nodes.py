@@ -1,6 +1,6 @@
 """A cluster's whole life on a rack: queries from Python and R, a node more, a node less, reboots, the end.
 
-Three changes are broken off on the way. The seed is printed; RPICLUSTER_TEST_SEED=N repeats a run.
+pi3 keeps its data on a disk of their own. Three changes are broken off on the way. The seed is printed; RPICLUSTER_TEST_SEED=N repeats a run.
 """
 
 import json
@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 from breaking import Breaking, command_lines
 from cluster_tools import CONNECT, ClusterUnderTest, inventories, not_of_packages
+from data_disk import BLOCKS, MOUNT, give_disk, mount_again, take_disk
 from rack_tools import RackUnderTest, wait_for
 
 from rpicluster.nodes.remote.removal import difference
@@ -45,6 +46,7 @@ DBI::dbDisconnect(con)
 def cluster(make_rack: Callable[[str], RackUnderTest]) -> ClusterUnderTest:
     rack = make_rack(NAME)
     rack.run("up", "--nodes", "4G,2G,2G")
+    give_disk(rack, "pi3")
     units = {"pi1": MANAGER, "pi2": WORKER, "pi3": WORKER}
     return ClusterUnderTest(rack, inventories(rack, units), units)
 
@@ -140,6 +142,23 @@ def test_python_queries_ten_million_rows_spread_over_both_workers(cluster: Clust
     assert {name for name, count in done.items() if count > 0} == {"pi2", "pi3"}
 
 
+def test_blocks_lie_on_the_disk_that_cluster_yml_names_and_nowhere_else(cluster: ClusterUnderTest) -> None:
+    assert int(cluster.on("pi3", BLOCKS)) > 0
+    assert cluster.on("pi3", f"ls {MOUNT}").split() == ["photo", "rpicluster"]
+    assert cluster.on("pi3", f"ls {MOUNT}/rpicluster").split() == ["datanode", "nodemanager"]
+    assert cluster.on("pi3", "sudo find /var/lib/rpicluster -name 'blk_*' -o -name datanode") == ""
+
+
+def test_another_storage_for_a_node_with_data_is_refused(cluster: ClusterUnderTest) -> None:
+    text = cluster.spec_path.read_text()
+    try:
+        cluster.spec_path.write_text(text.replace(f"storage: {MOUNT}", "storage: /mnt/other"))
+        refused = json.loads(cluster.rpicluster("plan", "--json"))["refusals"]
+    finally:
+        cluster.spec_path.write_text(text)
+    assert len(refused) == 1 and "pi3: its data lie in /mnt/ssd/rpicluster" in refused[0]
+
+
 def test_r_gets_the_same_answer_by_dbi(cluster: ClusterUnderTest, library: Path) -> None:
     state = Path(cluster.rack.environment["RPICLUSTER_STATE_DIR"])
     done = subprocess.run(
@@ -206,6 +225,24 @@ def test_another_login_of_a_node_does_not_reach_the_daemons(cluster: ClusterUnde
     probe = CONNECT.format(address=placed(cluster)["pi1"], port=9870)
     assert cluster.on("pi1", "sudo", "-u", "rpi-hdfs", "python3", "-", stdin=probe) == "in"
     cluster.on("pi1", "sudo", "-u", "nobody", "python3", "-", stdin=probe, code=1)
+
+
+@pytest.mark.long
+def test_while_the_disk_with_the_data_is_away_nothing_is_written_in_its_place(
+    cluster: ClusterUnderTest,
+) -> None:
+    take_disk(cluster.rack, "pi3")
+    cluster.on("pi3", "sudo systemctl start rpicluster-datanode", code=1)
+    assert cluster.on("pi3", "systemctl is-active rpicluster-datanode rpicluster-nodemanager", code=3)
+    assert cluster.on("pi3", f"ls -A {MOUNT}") == ""
+    parts = json.loads(cluster.rpicluster("status", "--json", code=6))["parts"]
+    (detail,) = [part["detail"] for part in parts if (part["name"], part["where"]) == ("datanode", "pi3")]
+    assert "the disk with its data is not mounted on /mnt/ssd" in detail
+    assert "data-disk-away" in cluster.rpicluster("doctor", "--json", code=6)
+    assert "nothing is mounted on /mnt/ssd now" in cluster.rpicluster("plan", "--json")
+    mount_again(cluster.rack, "pi3")
+    cluster.rpicluster("up", "--yes")
+    assert cluster.sql(TOTALS) == [[ROWS, SUM, 97]]
 
 
 @pytest.mark.long
@@ -393,6 +430,7 @@ def test_destroy_leaves_nothing_on_the_nodes_that_are_left(cluster: ClusterUnder
     after = inventories(cluster.rack, cluster.units)
     different = [line for node in cluster.units for line in difference(cluster.before[node], after[node])]
     assert not_of_packages(different) == []
+    assert cluster.on("pi3", f"ls -A {MOUNT}") == "photo"
 
 
 def test_nothing_of_it_is_left_on_the_control_machine(cluster: ClusterUnderTest) -> None:

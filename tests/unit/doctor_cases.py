@@ -262,6 +262,9 @@ class Case:
         return diagnose(self.spec, self.nodes(), self.daemons, on=paste, year_month=TODAY)
 
 
+ON_SSD = {"path": "/mnt/ssd/rpicluster", "mount": "/mnt/ssd", "disk": "", "uuid": "u", "filesystem": "ext4"}
+
+
 def on(node: str = "pi2", severity: str | None = None, **facts: Any) -> Case:
     return Case(facts={node: facts}, severity=severity)
 
@@ -450,6 +453,18 @@ CASES: dict[str, tuple[list[Case], list[Case]]] = {
             on(mounts=(mount(free_mib=4096),)),
             on(mounts=(mount(free_mib=None),)),
             on(mounts=(mount(free_mib=1000), mount(path="/var/lib/rpicluster", free_mib=90000))),
+        ],
+    ),
+    "data-disk-away": (
+        [
+            on(manifest=manifest(storage=ON_SSD)),
+            on(manifest=manifest(storage={**ON_SSD, "mount": "/srv/rpicluster", "disk": "usb-T7-0:0"})),
+        ],
+        [
+            on(manifest=manifest(storage=ON_SSD), mounts=(mount(), mount(path="/mnt/ssd"))),
+            on(manifest=manifest()),
+            # What is mounted was not seen at all.
+            on(manifest=manifest(storage=ON_SSD), mounts=()),
         ],
     ),
     "disk-read-only": (

@@ -80,6 +80,7 @@ def test_every_path_lies_below_the_directories_of_its_node(case: str) -> None:
     for (node, path, key), value in all_settings(rendered(case)).items():
         paths = inputs.paths(node)
         allowed = (paths.conf, paths.data, paths.logs, paths.runtime, layout.CONTAINER_LOGS)
+        allowed += (paths.disk.path,) if paths.disk else ()
         for part in re.findall(r"(?:^|file://|local:)(/[^ ]+)", value):
             assert part.startswith(allowed), f"{path}: {key} = {value}"
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rpicluster.cli.console import console, styled
-from rpicluster.cli.options import cluster_option, examples, find_cluster, json_option
+from rpicluster.cli.options import cluster_option, examples, find_cluster, format_option, json_option
 from rpicluster.design.plan import Plan, diff
 from rpicluster.errors import UsageError
 
@@ -123,6 +123,7 @@ def init(
 )
 @cluster_option
 @json_option
+@format_option
 @click.option("--diff", "with_diff", is_flag=True, help="Show the very bytes that change.")
 @click.option("--explain", "with_sizes", is_flag=True, help="Show the arithmetic behind every size.")
 @click.option(
@@ -132,6 +133,7 @@ def init(
 def plan(
     which: str | None,
     as_json: bool,
+    disks: tuple[str, ...],
     with_diff: bool,
     with_sizes: bool,
     output: Path | None,
@@ -139,6 +141,7 @@ def plan(
 ) -> int:
     """Show what `up` would do: + create, ~ change, - remove, ! start, stop or restart. Changes nothing."""
     cluster = find_cluster(which)
+    cluster.may_format(disks)
     try:
         found = cluster.plan(texts=with_diff)
     finally:

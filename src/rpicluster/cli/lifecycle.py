@@ -5,7 +5,14 @@ from typing import TYPE_CHECKING
 import click
 
 from rpicluster.cli.console import console, human_bytes, human_duration
-from rpicluster.cli.options import cluster_option, examples, find_cluster, json_option, yes_option
+from rpicluster.cli.options import (
+    cluster_option,
+    examples,
+    find_cluster,
+    format_option,
+    json_option,
+    yes_option,
+)
 from rpicluster.errors import Unhealthy, UsageError
 
 if TYPE_CHECKING:
@@ -19,9 +26,16 @@ if TYPE_CHECKING:
 @json_option
 @click.option("--plan", "plan_file", type=click.Path(exists=True, dir_okay=False), help="Apply a saved plan.")
 @click.option("--verify", is_flag=True, help="Run a small job on two workers even if nothing changed.")
+@format_option
 @click.option("--reboot", is_flag=True, help="Reboot boards whose firmware settings changed.")
 def up(
-    which: str | None, yes: bool, as_json: bool, plan_file: str | None, verify: bool, reboot: bool
+    which: str | None,
+    yes: bool,
+    as_json: bool,
+    plan_file: str | None,
+    verify: bool,
+    disks: tuple[str, ...],
+    reboot: bool,
 ) -> None:
     """Make the cluster what cluster.yml says, and wait until it answers a query.
 
@@ -29,6 +43,7 @@ def up(
     """
     cluster = find_cluster(which)
     cluster.may_reboot(reboot)
+    cluster.may_format(disks)
     bring_up(cluster, yes=yes, as_json=as_json, plan_file=plan_file, verify=verify)
 
 

@@ -20,6 +20,15 @@ cluster_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document to stdout.")
 yes_option = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 
+format_option = click.option(
+    "--format",
+    "disks",
+    metavar="DISK",
+    multiple=True,
+    help="Make a new file system on this disk, which loses everything on it: one that cluster.yml names as "
+    "`storage: {disk: DISK}`, never one that is mounted or booted from.",
+)
+
 
 def find_cluster(which: str | None) -> "Cluster":
     """Return the cluster that `--cluster` names; raises SpecError or UsageError."""

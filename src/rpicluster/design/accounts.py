@@ -60,6 +60,7 @@ def directories(inputs: Inputs, name: str) -> tuple[Directory, ...]:
     found = [
         Directory(paths.conf, 0o755),
         Directory(paths.data, 0o755),
+        *((Directory(paths.disk.path, 0o755),) if paths.disk is not None else ()),
         # Several daemons may use it; none may remove what is another's.
         Directory(layout.hadoop_directory(paths), 0o1770, "root", service),
         Directory(paths.logs, 0o755),

@@ -19,6 +19,8 @@ GROUP = "rpicluster"
 SYSTEMD = "/etc/systemd/system"
 FIREWALL = "firewall.nft"
 CHECKPOINT = "checkpoint"
+# Whose data are large, or written much: they go to `storage:`.
+ON_DISK = frozenset({"namenode", "datanode", "nodemanager"})
 
 # In HDFS.
 WAREHOUSE = "/warehouse"
@@ -56,9 +58,14 @@ def home(user: str) -> str:
     return f"/user/{user}"
 
 
+def data_directory(paths: NodePaths, unit: str) -> str:
+    """Return the directory above a unit's own: on the disk for data, where the node has one."""
+    return paths.disk.path if paths.disk is not None and unit in ON_DISK else paths.data
+
+
 def unit_directory(paths: NodePaths, unit: str) -> str:
     """Return a unit's working and temporary directory; it must exist, mode 0700, before the unit starts."""
-    return f"{paths.data}/{unit}"
+    return f"{data_directory(paths, unit)}/{unit}"
 
 
 def hadoop_directory(paths: NodePaths) -> str:
@@ -68,17 +75,17 @@ def hadoop_directory(paths: NodePaths) -> str:
 
 def namenode_directory(paths: NodePaths) -> str:
     """Return where the NameNode keeps image and edits; its `current/VERSION` says whose file system it is."""
-    return f"{paths.data}/namenode/name"
+    return f"{unit_directory(paths, 'namenode')}/name"
 
 
 def checkpoint_directory(paths: NodePaths) -> str:
     """Return where the daily checkpoint keeps its copy of the NameNode's image."""
-    return f"{paths.data}/namenode/checkpoint"
+    return f"{unit_directory(paths, 'namenode')}/checkpoint"
 
 
 def datanode_directory(paths: NodePaths) -> str:
     """Return where a DataNode keeps blocks."""
-    return f"{paths.data}/datanode/blocks"
+    return f"{unit_directory(paths, 'datanode')}/blocks"
 
 
 def resourcemanager_directory(paths: NodePaths) -> str:
@@ -88,7 +95,7 @@ def resourcemanager_directory(paths: NodePaths) -> str:
 
 def containers_directory(paths: NodePaths) -> str:
     """Return where containers work and spill; emptied by the NodeManager."""
-    return f"{paths.data}/nodemanager/containers"
+    return f"{unit_directory(paths, 'nodemanager')}/containers"
 
 
 def container_logs_directory(paths: NodePaths) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from rpicluster.design import environment_files, firewall, layout, sshd_files, systemd_units
+from rpicluster.design import environment_files, firewall, layout, mount_unit, sshd_files, systemd_units
 from rpicluster.design.inputs import Inputs
 from rpicluster.design.units import RenderedFile, Unit
 
@@ -17,6 +17,7 @@ def machine_files(inputs: Inputs, name: str, units: Iterable[Unit]) -> dict[str,
         layout.FIREWALL: RenderedFile(firewall.rules(inputs, name)),
         **environment_files.environment_files(inputs, name),
         **systemd_units.systemd_files(inputs, name, units),
+        **mount_unit.mount_files(inputs.paths(name)),
     }
     if name == inputs.manager:
         files[sshd_files.SSHD] = RenderedFile(sshd_files.sshd_rules(inputs))

@@ -54,6 +54,7 @@ class Action(StrEnum):
     INSTALL_RUNTIME = "install-runtime"
     WRITE = "write"
     REMOVE = "remove"
+    FORMAT_DISK = "format-disk"  # a new file system: what was on the disk is lost
     FORMAT = "format"
     START = "start"
     RESTART = "restart"
@@ -68,6 +69,7 @@ SYMBOLS = {
     Action.INSTALL_RUNTIME: "+",
     Action.WRITE: "+",  # or "~" when the file is there already
     Action.REMOVE: "-",
+    Action.FORMAT_DISK: "!",
     Action.FORMAT: "+",
     Action.START: "!",
     Action.RESTART: "!",
@@ -82,6 +84,7 @@ _VERBS = {
     Action.RESTART: "restarts",
     Action.RELOAD: "reloads",
     Action.STOP: "stops",
+    Action.FORMAT_DISK: "formats",
 }
 
 
@@ -105,7 +108,7 @@ class Step:
 
     @property
     def symbol(self) -> str:
-        """`+` create, `~` change, `-` remove, `!` start, restart, reload or stop."""
+        """`+` create, `~` change, `-` remove, `!` start, restart, reload, stop, format a disk."""
         return "~" if self.action is Action.WRITE and self.before else SYMBOLS[self.action]
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from rpicluster.design import daemon_units, firewall, layout
+from rpicluster.design import daemon_units, firewall, layout, mount_unit
 from rpicluster.design.hardening import sandbox
 from rpicluster.design.inputs import Inputs
 from rpicluster.design.settings import HEADER
@@ -60,7 +60,7 @@ def service(inputs: Inputs, unit: Unit, here: Iterable[Unit]) -> RenderedFile:
     )
     return _text(
         {
-            "Unit": (*_head(_description(unit), paths, after), *start),
+            "Unit": (*_head(_description(unit), paths, unit.name, after), *start),
             "Service": (
                 ("Type", "exec"),
                 *_process(unit, paths),
@@ -80,15 +80,14 @@ def _description(unit: Unit) -> str:
     return _DESCRIPTIONS.get(unit.name, f"warm Spark session of {unit.user}") + " (rpicluster)"
 
 
-def _head(description: str, paths: NodePaths, after: Iterable[str] = ()) -> Lines:
+def _head(description: str, paths: NodePaths, unit: str, after: Iterable[str] = ()) -> Lines:
     guard = layout.systemd_unit("firewall")
     return (
         ("Description", description),
         ("Wants", f"network-online.target {guard}"),
         # The clock: a Pi has none of its own, and what starts earlier sees it jump.
         ("After", " ".join(("network-online.target", "time-sync.target", guard, *after))),
-        # A disk that is not mounted must not look like an empty one.
-        ("RequiresMountsFor", plain_path(paths.data)),
+        *mount_unit.required(paths, unit),
     )
 
 
@@ -171,7 +170,7 @@ def _checkpoint(inputs: Inputs) -> dict[str, Lines]:
         directory=layout.unit_directory(paths, "namenode"),
         user=layout.HDFS_USER,
     )
-    head = _head("merge the NameNode's edits into its image (rpicluster)", paths, [namenode])
+    head = _head("merge the NameNode's edits into its image (rpicluster)", paths, "namenode", [namenode])
     return {
         # A NameNode that is down is not started for this.
         "Unit": (*head, ("Requisite", namenode)),

@@ -1,11 +1,12 @@
 """Facts: what was observed of nodes, so that nothing below has to look at the world."""
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rpicluster.errors import FactsIncomplete
 from rpicluster.model.machine import Java, MachineFacts
 
 JAVA_WANTED = 17  # what is proven with this runtime
+DATA_MOUNT = "/srv/rpicluster"  # where a disk is mounted that cluster.yml names
 
 
 class _Model(BaseModel):
@@ -40,6 +41,21 @@ class ClusterFacts(_Model):
     host: HostFacts | None = None
 
 
+class DataDisk(_Model):
+    """Where a node's large data lie, when not below `NodePaths.data`; the manifest on the node keeps it."""
+
+    path: str = Field(description="folder of ours: blocks, the NameNode's image and containers are below it")
+    mount: str = Field(default="", description="mount point that must be there, or nothing may be written")
+    disk: str = Field(default="", description="its name in /dev/disk/by-id, where cluster.yml names a disk")
+    uuid: str = Field(default="", description="of its file system, where it was seen")
+    filesystem: str = ""
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether we mount it; else it is mounted by whoever set the node up."""
+        return self.mount == DATA_MOUNT
+
+
 class NodePaths(_Model):
     """Directories on a node, absolute, safe for Hadoop URIs and Java's class path."""
 
@@ -53,6 +69,7 @@ class NodePaths(_Model):
         description="every unit logs and reports in a directory of its own: on real nodes, where units are "
         "different users",
     )
+    disk: DataDisk | None = Field(default=None, description="None: large data lie below `data`, too")
 
 
 class NodePlacement(_Model):
@@ -73,6 +90,18 @@ class Placement(_Model):
     )
     nodes: dict[str, NodePlacement]
     login: str = Field(description="the user that runs the daemons of a local cluster, superuser of HDFS")
+
+
+def kept_disk(machine: MachineFacts) -> DataDisk | None:
+    """Return the disk that holds a node's data by its manifest; None: none, or no manifest."""
+    about = machine.manifest.extra.get("storage") if machine.manifest is not None else None
+    try:
+        return DataDisk.model_validate(about) if about else None
+    except ValidationError as error:  # of another version: it must not look like "none"
+        raise FactsIncomplete(
+            "the manifest of a node says where its data lie, and this version cannot read it",
+            hint="use the version of rpicluster that wrote it; rpicluster version",
+        ) from error
 
 
 def best_java(machine: MachineFacts) -> Java | None:

@@ -93,6 +93,7 @@ class Partition(_Model):
     size_mib: int
     filesystem: str | None = None
     label: str | None = None
+    uuid: str | None = Field(default=None, description="of its file system")
 
 
 class Disk(_Model):
@@ -120,6 +121,7 @@ class Mount(_Model):
     path: str
     filesystem: str
     read_only: bool
+    no_exec: bool = Field(default=False, description="no program and no library is run from it")
     total_mib: int | None = None
     free_mib: int | None = Field(default=None, description="for ordinary users")
     used_percent: int | None = None

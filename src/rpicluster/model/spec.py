@@ -1,10 +1,13 @@
 """The spec: what a user writes in cluster.yml."""
 
 from collections import Counter
+import re
 from enum import StrEnum
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, model_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from rpicluster.model.memory import MemoryMib
 
@@ -12,6 +15,9 @@ _NAME = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
 _USER = r"^[a-z_][a-z0-9_-]{0,31}$"
 _HOST = r"^[A-Za-z0-9_:]([A-Za-z0-9._:%-]{0,252})$"
 _FILE = r"^(/|~/)[^\x00-\x1f\x7f]+$"
+# What Hadoop's lists, Java's class path and systemd's unit files all take as it is.
+_FOLDER = r"^(/[A-Za-z0-9_@.+-]+)+$"
+_DISK = r"^[A-Za-z0-9][A-Za-z0-9_@:,.+=#-]{0,254}$"
 _SPARK_KEY = r"^spark\.[A-Za-z0-9_.-]+$"
 
 # A DNS label (RFC 1123): it becomes a host name, a file name and part of a unit's name.
@@ -31,6 +37,8 @@ PATTERNS_IN_WORDS = {
     _USER: "a login: lower-case letters, digits, _ and -, at most 32, no digit first",
     _HOST: "a host name, an alias of your OpenSSH configuration, or an address",
     _FILE: "a file by its whole path, starting with / or ~/",
+    _FOLDER: "a folder by its whole path, of letters, digits and _@.+-, without a / at its end",
+    _DISK: "the name of a disk, as `ls /dev/disk/by-id` on the node shows it",
     _SPARK_KEY: "a Spark setting, such as spark.sql.shuffle.partitions",
 }
 
@@ -73,6 +81,61 @@ class Hardware(_Model):
     cores: Whole = Field(default=4, ge=1, le=1024)
 
 
+# What services do not see (their own /tmp, no homes), and what is the system's alone.
+NOT_FOR_DATA = (
+    *("/boot", "/dev", "/etc", "/home", "/proc", "/root", "/run", "/sys", "/usr"),
+    *("/tmp", "/var/tmp"),  # noqa: S108  named to be refused
+    *("/var/lib/rpicluster", "/var/log", "/opt/rpicluster", "/srv/rpicluster"),
+)
+
+
+def is_plain_folder(path: str) -> bool:
+    """Return whether everything that gets a folder's path takes it as it is."""
+    return re.fullmatch(_FOLDER, path) is not None and not {".", ".."} & set(path.split("/"))
+
+
+class Storage(_Model):
+    """Where a node keeps HDFS's blocks, the NameNode's image and what containers spill; a path for short.
+
+    Exactly one of the two: a folder on a file system that you have mounted, or a disk.
+    """
+
+    path: str | None = Field(
+        default=None, pattern=_FOLDER, description="an existing folder on a mounted disk"
+    )
+    disk: str | None = Field(
+        default=None,
+        pattern=_DISK,
+        description="a name of /dev/disk/by-id; its file system is mounted at /srv/rpicluster",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, value: Any) -> Any:
+        return {"path": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _one_and_possible(self) -> Self:
+        if (self.path is None) == (self.disk is None):
+            raise ValueError("a folder, or `disk:` with a name of /dev/disk/by-id")
+        if self.path is not None and not is_plain_folder(self.path):
+            raise ValueError(f"{self.path!r} is not a plain path")
+        above = next((top for top in NOT_FOR_DATA if f"{self.path}/".startswith(f"{top}/")), None)
+        if above is not None:
+            raise ValueError(
+                f"data cannot lie below {above}: the services do not see it, or it is not theirs"
+            )
+        return self
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        """Return both ways to write it, for editors."""
+        written = handler.resolve_ref_schema(handler(core_schema))
+        return {"anyOf": [{"type": "string", "pattern": _FOLDER}, written], "title": "Storage"}
+
+
 class NodeSpec(_Model):
     """One machine of the cluster: exactly one of `local` and `ssh` says where it is."""
 
@@ -83,6 +146,11 @@ class NodeSpec(_Model):
     local: LocalBudget | None = None
     ssh: SshTarget | None = None
     hardware: Hardware | None = Field(default=None, description="for `ssh` nodes that were not observed yet")
+    storage: Storage | None = Field(
+        default=None,
+        description="for `ssh` nodes: where data lie; default: the largest mounted disk that it "
+        "does not boot from, else the one it boots from",
+    )
     reserve: MemoryMib | None = Field(
         default=None, description="memory left to everything that is not the cluster; default: computed"
     )
@@ -93,6 +161,8 @@ class NodeSpec(_Model):
             raise ValueError(f"node {self.name!r} needs exactly one of `local` and `ssh`")
         if self.local and self.hardware:
             raise ValueError(f"node {self.name!r} is local: `local` already states its memory and cores")
+        if self.local and self.storage:
+            raise ValueError(f"node {self.name!r} is local: its data lie in the state folder of this machine")
         if len(set(self.roles)) != len(self.roles):
             raise ValueError(f"node {self.name!r} names a role twice")
         return self

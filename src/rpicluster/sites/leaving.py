@@ -15,6 +15,7 @@ from rpicluster.design.plan import Action, Step
 from rpicluster.design.preview import PATHS
 from rpicluster.design.units import RenderedFile
 from rpicluster.errors import HostKeyRefused, RpiclusterError, Unhealthy, UsageError
+from rpicluster.model.facts import kept_disk
 from rpicluster.model.machine import MachineFacts
 from rpicluster.model.spec import ClusterSpec
 from rpicluster.nodes.remote import members
@@ -338,7 +339,10 @@ class Leaving:
         return take_away(self.nodes, self._state, self.machines, report=report) if self.machines else ({}, {})
 
     def _clear_worker(self, node: str) -> None:
-        folders = [layout.unit_directory(PATHS, unit) for unit in ("datanode", "nodemanager")]
+        machine = self._machines.get(node)
+        disk = kept_disk(machine) if machine is not None else None
+        paths = PATHS.model_copy(update={"disk": disk})
+        folders = [layout.unit_directory(paths, unit) for unit in ("datanode", "nodemanager")]
         self._nodes.root(node, ["rm", "-rf", "--", *folders], deadline_s=300.0)
 
 

@@ -248,7 +248,12 @@ class RemoteSite(RemotePlan):
     def unit_states(self, deadline_s: float) -> Sequence[UnitState]:
         """Ask systemd on every node; of one that does not answer, what its daemons say must do."""
         wanted = self._units_by_node()
-        units, unreachable = self.place.statuses(wanted, deadline_s=deadline_s)
+        disks = {
+            name: placed.paths.disk.mount
+            for name, placed in self.placement.nodes.items()
+            if placed.paths.disk is not None
+        }
+        units, unreachable = self.place.statuses(wanted, disks=disks, deadline_s=deadline_s)
         silent = [
             RemoteUnit(node, unit, "unknown", None, why)
             for node, why in unreachable.items()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rpicluster.design import layout
+from rpicluster.design.storage import Choice
 from rpicluster.errors import (
     LoginRefused,
     NodeUnreachable,
@@ -22,6 +23,7 @@ from rpicluster.nodes.remote.change import settle
 from rpicluster.nodes.remote.manifest import owner_of
 from rpicluster.nodes.remote.place import Look, RemotePlace
 from rpicluster.nodes.remote.state import open_remote_state
+from rpicluster.nodes.remote.storage import choices, require_named
 from rpicluster.nodes.ssh.openssh import OpenSsh
 from rpicluster.nodes.ssh.tunnel import LOOPBACK, Tunnel
 from rpicluster.sites.leaving import Daemons, Leaving
@@ -49,6 +51,7 @@ class RemoteLook:
         self.ask_password = ask_password
         self._passwords: dict[str, str] = {}
         self._learnt: dict[str, HostKey] = {}
+        self.formats: frozenset[str] = frozenset()  # disks that may be formatted, typed by name
         self.place = RemotePlace(spec, self.state, OpenSsh(config=config), self._passwords)
 
     # -- looking ---------------------------------------------------------------------------------------
@@ -85,7 +88,7 @@ class RemoteLook:
 
     def forget(self) -> None:
         """Look again at the next question."""
-        for name in ("look", "facts", "placement", "spec", "leaving"):
+        for name in ("look", "facts", "placement", "spec", "leaving", "storage"):
             self.__dict__.pop(name, None)
 
     @property
@@ -151,7 +154,24 @@ class RemoteLook:
             if set(placement.nodes) >= set(wanted):  # it may still have nodes that were taken out since
                 return placement.model_copy(update={"nodes": {n: placement.nodes[n] for n in wanted}})
         return places.place_nodes(
-            self.spec, self._machines, cluster_id=self._cluster_id(), login=self.spec.users[0]
+            self.spec,
+            self._machines,
+            cluster_id=self._cluster_id(),
+            login=self.spec.users[0],
+            storage=self.storage,
+        )
+
+    @cached_property
+    def storage(self) -> dict[str, Choice]:
+        """Where the data of every node go, or are; UsageError for a disk to format that is not named."""
+        require_named(self._written, self.formats)
+        return choices(
+            self.spec,
+            self._machines,
+            self.look.unreachable,
+            recorded=self.state.recall("placement"),
+            cluster_id=self._cluster_id(),
+            formats=self.formats,
         )
 
     def _cluster_id(self) -> str:

@@ -4,6 +4,7 @@ import shlex
 from dataclasses import dataclass, replace
 from typing import Any
 
+from rpicluster.design import layout
 from rpicluster.design.inputs import Inputs
 from rpicluster.design.plan import Observed, Plan, make_plan
 from rpicluster.design.sizes import Sizes
@@ -17,6 +18,7 @@ from rpicluster.nodes.remote.base import base_of
 from rpicluster.nodes.remote.change import prepare_steps
 from rpicluster.nodes.remote.manifest import owner_of
 from rpicluster.nodes.remote.room import no_room
+from rpicluster.nodes.remote.storage import format_steps
 from rpicluster.runtime import store
 from rpicluster.sites.remote_look import RemoteLook
 
@@ -46,7 +48,10 @@ class RemotePlan(RemoteLook):
         found = make_plan(
             self._written.name, rendered, self._observed(rendered), warnings=self._warnings(sizes)
         )
-        steps = prepare_steps(self._bases(sizes), self._machines, self._left_out)
+        steps = [
+            *format_steps(self.storage, self._left_out),
+            *prepare_steps(self._bases(sizes), self._machines, self._left_out),
+        ]
         changes = self.place.with_texts(found.steps) if texts else found.steps
         leaves = self.leaving.steps()
         return replace(
@@ -60,12 +65,14 @@ class RemotePlan(RemoteLook):
         machines = {n: m for n, m in self._machines.items() if n not in self.look.unreachable}
         runtime = store.installed()
         return (
+            *(choice.refusal for node, choice in self.storage.items() if choice.refusal and node in machines),
             *seen.refusals(machines, cluster=self._written.name, cluster_id=self.placement.cluster_id),
             *places.mixed_java(self._machines),
             *no_room(
                 machines,
                 runtime_hash=store.locked_hash()[:16],
                 runtime_mib=(runtime.size_bytes if runtime else USUAL_RUNTIME_BYTES) >> 20,
+                data={n: layout.data_directory(p.paths, "datanode") for n, p in self.placement.nodes.items()},
             ),
         )
 
@@ -96,6 +103,7 @@ class RemotePlan(RemoteLook):
         absent = self._absent
         guessed = [n for n, machine in self._machines.items() if machine is None and n not in absent]
         notes = [*sizes.notes, TRUST]
+        notes += [note for choice in self.storage.values() for note in choice.warnings]
         notes += [f"{name} was never seen and is left out until it answers" for name in absent]
         if guessed:
             notes.append(f"{', '.join(guessed)}: never seen, the plan assumes what `hardware:` says")

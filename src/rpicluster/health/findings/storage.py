@@ -4,7 +4,9 @@ import re
 from collections.abc import Iterator
 
 from rpicluster.design.hdfs_files import NODEMANAGER_FREE_MIB
+from rpicluster.design.mount_unit import unit_name
 from rpicluster.health.findings.finding import NOTE, PROBLEM, WARNING, Node, Trouble, node_kind
+from rpicluster.model.facts import DATA_MOUNT
 from rpicluster.model.machine import Disk, DiskKind, Mount
 
 FULL_PERCENT = 85
@@ -31,8 +33,47 @@ def _matters(node: Node, mount: Mount) -> bool:
     """Whether the system or the cluster stands on it; of this machine only such ones were looked at."""
     if node.name == node.seen.here:
         return True
-    held = (node.facts.mount_of(path) for path in ("/", "/tmp", "/var/log", _DATA, "/opt/rpicluster"))  # noqa: S108
+    paths = ("/", "/tmp", "/var/log", _DATA, _data(node), "/opt/rpicluster")  # noqa: S108
+    held = (node.facts.mount_of(path) for path in paths)
     return any(found is not None and found.path == mount.path for found in held)
+
+
+def _data_disk(node: Node) -> dict[str, str]:
+    """What the manifest says of the disk with the node's data; empty where they lie below /var/lib."""
+    manifest = node.facts.manifest
+    about = manifest.extra.get("storage") if manifest is not None else None
+    return {str(key): str(value) for key, value in about.items()} if isinstance(about, dict) else {}
+
+
+def _data(node: Node) -> str:
+    return _data_disk(node).get("path") or _DATA
+
+
+@node_kind("data-disk-away", PROBLEM, "The disk with a node's data is not mounted")
+def data_disk_away(node: Node) -> Iterator[Trouble]:
+    """The manifest says on which mount point the data lie, and nothing is mounted there. Daemons that need it
+    do not start, so that nothing is written in its place.
+    """
+    about = _data_disk(node)
+    mount, name = about.get("mount"), about.get("disk")
+    if not mount or not node.facts.mounts or any(seen.path == mount for seen in node.facts.mounts):
+        return
+    base = (name or "").partition("-part")[0]
+    there = any(base in disk.ids for disk in node.facts.disks)
+    named = f"{name} is {'connected' if there else 'not connected'}" if name else ""
+    ours = mount == DATA_MOUNT
+    yield Trouble(
+        what=f"the disk with the data of {node.name} is not mounted on {mount}",
+        cause="it is unplugged, dropped off for a weak supply or cable, or its line in /etc/fstab is gone",
+        evidence=(
+            f"data lie in {about.get('path')}; nothing is mounted on {mount}",
+            *([named] if named else ()),
+        ),
+        fix="connect it, mount it, then `rpicluster up`; daemons that need it do not start without it",
+        command=node.run(
+            f"sudo systemctl start {_quoted(unit_name(mount))}" if ours else f"sudo mount {_quoted(mount)}"
+        ),
+    )
 
 
 @node_kind("disk-full", PROBLEM, "A disk is more than 85 % full", here=True)
@@ -62,7 +103,7 @@ def disk_full(node: Node) -> Iterator[Trouble]:
 @node_kind("little-room", WARNING, "There is little room for the cluster's data")
 def little_room(node: Node) -> Iterator[Trouble]:
     """Less than 4 GiB are free where data will stand, on a disk that is not full but small."""
-    mount = node.facts.mount_of(_DATA)
+    mount = node.facts.mount_of(_data(node))
     if mount is None or mount.free_mib is None or mount.free_mib >= ROOM_MIB:
         return
     if mount.used_percent is not None and mount.used_percent > FULL_PERCENT:

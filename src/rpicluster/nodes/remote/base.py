@@ -9,6 +9,7 @@ from rpicluster.design.inputs import Inputs
 from rpicluster.model.machine import MachineFacts
 from rpicluster.nodes.remote.manifest import Base
 from rpicluster.nodes.remote.placement import packages
+from rpicluster.nodes.remote.storage import order
 
 
 def base_of(inputs: Inputs, name: str, machine: MachineFacts | None) -> Base:
@@ -24,6 +25,7 @@ def base_of(inputs: Inputs, name: str, machine: MachineFacts | None) -> Base:
         ),
         hosts_block=_of_others(inputs.once(hosts_block), name),
         boot_file=_boot_file(machine),
+        storage=order(inputs.paths(name)),
         packages=packages(machine, inputs.node(name).java_home) if machine is not None else (),
     )
 

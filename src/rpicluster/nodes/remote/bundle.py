@@ -11,8 +11,10 @@ from rpicluster.design.firewall_scripts import apply_script, confirm_script
 from rpicluster.design.plan import Action, Step
 from rpicluster.design.preview import PATHS
 from rpicluster.design.units import RenderedFile
+from rpicluster.model.facts import NodePaths
 from rpicluster.nodes.remote import manifest
 from rpicluster.nodes.remote.manifest import Base
+from rpicluster.nodes.remote.storage import order
 
 RUNTIMES = "/opt/rpicluster/runtimes"
 RUNTIME_TIMEOUT_S = 1800
@@ -33,6 +35,7 @@ class NodeWork:
     restart: tuple[str, ...]
     reload: tuple[str, ...]
     format: Step | None
+    format_disk: str = ""  # its name in /dev/disk/by-id
 
     @classmethod
     def of(cls, steps: list[Step]) -> "NodeWork":
@@ -42,7 +45,7 @@ class NodeWork:
             return tuple(step.target for step in steps if step.action is action)
 
         return cls(
-            prepare=bool(targets(Action.PREPARE)),
+            prepare=bool(targets(Action.PREPARE) or targets(Action.FORMAT_DISK)),
             runtime=next(iter(targets(Action.INSTALL_RUNTIME)), None),
             write=targets(Action.WRITE),
             remove=targets(Action.REMOVE),
@@ -51,6 +54,7 @@ class NodeWork:
             restart=targets(Action.RESTART),
             reload=targets(Action.RELOAD),
             format=next((step for step in steps if step.action is Action.FORMAT), None),
+            format_disk=next(iter(targets(Action.FORMAT_DISK)), ""),
         )
 
 
@@ -97,6 +101,7 @@ def variables(
     files: Mapping[str, RenderedFile],
     work: NodeWork,
     *,
+    paths: NodePaths,
     unit_hashes: Mapping[str, str],
     runtime: str,
     bundle_path: str,
@@ -112,6 +117,7 @@ def variables(
         "rpicluster_group": base.group,
         "rpicluster_users": list(base.users),
         "rpicluster_hosts_block": base.hosts_block.rstrip("\n"),
+        "rpicluster_storage": order(paths, format_name=work.format_disk) if work.prepare else {},
         "rpicluster_bundle": bundle_path,
         "rpicluster_boot_file": base.boot_file,
         "rpicluster_reboot": bool(base.boot_file) and may_reboot,
@@ -121,7 +127,7 @@ def variables(
         "rpicluster_enable": [
             path.rpartition("/")[2]
             for path in files
-            if path.startswith(layout.SYSTEMD) and path.endswith(".timer")
+            if path.startswith(layout.SYSTEMD) and path.endswith((".timer", ".mount"))
         ]
         if work.prepare
         else [],
@@ -138,7 +144,7 @@ def variables(
             unit: start_order(unit, unit_hashes[unit], restart=unit in work.restart)
             for unit in work.start + work.restart
         },
-        "rpicluster_format": _format(work.format, file_system) if work.format else {},
+        "rpicluster_format": _format(work.format, paths, file_system) if work.format else {},
     }
 
 
@@ -153,7 +159,7 @@ def start_order(unit: str, unit_hash: str, *, restart: bool) -> dict[str, str]:
     }
 
 
-def _format(step: Step, file_system: str) -> dict[str, Any]:
+def _format(step: Step, paths: NodePaths, file_system: str) -> dict[str, Any]:
     unit = step.unit
     if unit is None:
         raise ValueError(f"the plan formats {step.target} on {step.node} and does not say how")
@@ -163,6 +169,6 @@ def _format(step: Step, file_system: str) -> dict[str, Any]:
         "user": unit.user,
         "group": layout.GROUP,
         "directory": unit.directory,
-        "name_directory": layout.namenode_directory(PATHS),
+        "name_directory": layout.namenode_directory(paths),
         "cluster_id": file_system,
     }

@@ -17,7 +17,7 @@ from rpicluster.nodes.ansible.events import Event
 from rpicluster.nodes.ansible.playbook import Outcome, run_playbook
 from rpicluster.nodes.ansible.rundir import Host, write_private, write_run
 from rpicluster.nodes.fanout.send import MANIFEST, Destination, Package, fan_out
-from rpicluster.nodes.remote import manifest
+from rpicluster.nodes.remote import manifest, storage
 from rpicluster.nodes.remote.bundle import (
     RUNTIMES,
     NodeWork,
@@ -76,6 +76,8 @@ def prepare_steps(
             reasons.append("logins, directories, /etc/hosts")
         if base.packages:
             reasons.append("install " + ", ".join(base.packages))
+        if storage.is_away(base.storage, machine):
+            reasons.append(f"the disk for data on {base.storage['mount']}")
         if base.boot_file:
             reasons.append(f"memory cgroup in {base.boot_file}, which counts after a reboot")
         if reasons:
@@ -99,7 +101,10 @@ def node_manifest(wanted: Wanted, node: str, units: Mapping[str, str], *, base_h
         base_hash=base_hash,
         files=wanted.rendered.files[node],
         units=units,
-        more=wanted.manifest_more.get(node),
+        more={
+            **storage.manifest_entry(wanted.placement.nodes[node].paths),
+            **wanted.manifest_more.get(node, {}),
+        },
     )
 
 
@@ -281,6 +286,7 @@ class Change:
             base,
             files,
             work,
+            paths=self._wanted.placement.nodes[node].paths,
             unit_hashes=self._hashes(node),
             runtime=self._wanted.rendered.runtime_hash,
             bundle_path=str(folder / f"{node}.json"),

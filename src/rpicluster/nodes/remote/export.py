@@ -146,6 +146,7 @@ def _host(folder: Path, node: str, about: Exporting) -> dict[str, Any]:
         wanted.bases[node],
         files,
         work,
+        paths=wanted.placement.nodes[node].paths,
         unit_hashes=hashes,
         runtime=wanted.rendered.runtime_hash,
         bundle_path=f"{{{{ playbook_dir }}}}/bundles/{node}.json",
@@ -155,7 +156,9 @@ def _host(folder: Path, node: str, about: Exporting) -> dict[str, Any]:
     return {
         **_connection(about.targets[node], about.ssh_config),
         **roles,
-        "rpicluster_remove": orders([absolute(path) for path in files], None),
+        "rpicluster_remove": orders(
+            [absolute(path) for path in files], None, wanted.placement.nodes[node].paths.disk
+        ),
         "rpicluster_export": {
             "before": BEFORE,
             "stream": _STREAM,

@@ -24,6 +24,7 @@ class Base:
     directories: tuple[dict[str, str], ...]  # path, mode (octal text), owner, group
     hosts_block: str
     boot_file: str = ""
+    storage: dict[str, Any] = field(default_factory=dict)  # what `storage.py` reads, but for what it formats
     packages: tuple[str, ...] = field(
         default=(), compare=False
     )  # missing ones: none after they were installed
@@ -33,6 +34,8 @@ class Base:
         """What the manifest keeps, to see that something of it changed."""
         document = asdict(self)
         del document["packages"], document["boot_file"]
+        if not self.storage:  # a node that was set up before it could have any is as it should be
+            del document["storage"]
         return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 

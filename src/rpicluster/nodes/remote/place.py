@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from rpicluster.design import layout
+from rpicluster.design.mount_unit import unit_name
 from rpicluster.design.plan import Action, Step
 from rpicluster.design.preview import PATHS
 from rpicluster.errors import HostKeyRefused, RpiclusterError
@@ -126,12 +127,21 @@ class RemotePlace:
     # -- what runs -------------------------------------------------------------------------------------
 
     def statuses(
-        self, units: Mapping[str, tuple[str, ...]], *, deadline_s: float = _STATUS_DEADLINE_S
+        self,
+        units: Mapping[str, tuple[str, ...]],
+        *,
+        disks: Mapping[str, str] | None = None,
+        deadline_s: float = _STATUS_DEADLINE_S,
     ) -> tuple[list[RemoteUnit], dict[str, str]]:
-        """Return the state of `units`, names by node, and why nodes do not answer; within 1.3 s."""
+        """Return the state of `units`, names by node, and why nodes do not answer; within 1.3 s.
+
+        `disks` are the mount points of nodes' data: a unit that needs one which is away says so.
+        """
 
         def ask(node: str) -> list[RemoteUnit]:
             names = [f"rpicluster-{unit}.service" for unit in units[node]]
+            disk = (disks or {}).get(node)
+            names += [unit_name(disk)] if disk else []
             properties = (
                 "Id,LoadState,ActiveState,SubState,UnitFileState,Result,NRestarts,MainPID,ExecMainStatus"
             )
@@ -142,7 +152,16 @@ class RemotePlace:
                 deadline_s=deadline_s,
             )
             found = read_units(answer.decode(errors="replace"))
-            return [_unit(node, unit, found.get(f"rpicluster-{unit}.service")) for unit in units[node]]
+            mounted = disk is None or unit_state(found.get(unit_name(disk))) == "running"
+            return [
+                _unit(
+                    node,
+                    unit,
+                    found.get(f"rpicluster-{unit}.service"),
+                    missing="" if mounted or unit not in layout.ON_DISK else str(disk),
+                )
+                for unit in units[node]
+            ]
 
         done, failed = self.nodes.each(ask, units)
         return [u for of_node in done.values() for u in of_node], {n: e.message for n, e in failed.items()}
@@ -201,9 +220,11 @@ def _systemctl(
     return lambda node: nodes.systemctl(node, verb, [unit for unit in units[node] if unit.startswith(kinds)])
 
 
-def _unit(node: str, name: str, unit: Any) -> RemoteUnit:
+def _unit(node: str, name: str, unit: Any, *, missing: str = "") -> RemoteUnit:
     state = unit_state(unit)
     detail = "" if unit is None else f"systemd says {unit.active} ({unit.sub}), result {unit.result}"
+    if missing and state != "running":
+        detail = f"the disk with its data is not mounted on {missing}"
     return RemoteUnit(
         node, name, state, unit.pid if unit is not None and state == "running" else None, detail
     )

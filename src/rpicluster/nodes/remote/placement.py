@@ -4,6 +4,7 @@ import ipaddress
 from collections.abc import Mapping
 
 from rpicluster.design.preview import JAVA_HOME, PATHS, PYTHON
+from rpicluster.design.storage import Choice
 from rpicluster.errors import FactsIncomplete, SpecError
 from rpicluster.model.facts import ClusterFacts, NodeFacts, NodePlacement, Placement, node_facts
 from rpicluster.model.java import common_java, java_home, java_of, missing_package, within_reach
@@ -79,9 +80,17 @@ def cluster_facts(spec: ClusterSpec, machines: Mapping[str, MachineFacts | None]
 
 
 def place_nodes(
-    spec: ClusterSpec, machines: Mapping[str, MachineFacts | None], *, cluster_id: str, login: str
+    spec: ClusterSpec,
+    machines: Mapping[str, MachineFacts | None],
+    *,
+    cluster_id: str,
+    login: str,
+    storage: Mapping[str, Choice] | None = None,
 ) -> Placement:
-    """Return where everything stands; raises FactsIncomplete for a node whose address nobody knows."""
+    """Return where everything stands; raises FactsIncomplete for a node whose address nobody knows.
+
+    `storage` says where nodes keep their data, by default below /var/lib.
+    """
     manager = machines.get(spec.manager.name)
     networks = _networks(manager) if manager else []
     nodes, roles_of = {}, spec.roles
@@ -90,9 +99,10 @@ def place_nodes(
         roles, machine = roles_of[node.name], machines.get(node.name)
         ports = MANAGER_PORTS | SESSION_PORTS if Role.MANAGER in roles else {}
         ports = ports | WORKER_PORTS if Role.WORKER in roles else ports
+        chosen = storage.get(node.name) if storage is not None else None
         nodes[node.name] = NodePlacement(
             address=cluster_address(node.name, target_of(node), machine, networks),
-            paths=PATHS,
+            paths=PATHS.model_copy(update={"disk": chosen.disk if chosen is not None else None}),
             java_home=homes.get(node.name, JAVA_HOME),
             python=PYTHON,
             ports=ports,

@@ -7,12 +7,14 @@ from typing import Any
 from rpicluster.design import environment_files, firewall, layout, sshd_files, systemd_units
 from rpicluster.design.preview import PATHS
 from rpicluster.errors import RpiclusterError
+from rpicluster.model.facts import DataDisk
 from rpicluster.model.machine import MachineFacts
 from rpicluster.nodes.ansible.playbook import run_playbook
 from rpicluster.nodes.ansible.rundir import REMOTE_TMP, Host, write_run
 from rpicluster.nodes.remote.change import BEFORE
 from rpicluster.nodes.remote.commands import Nodes, node_script
 from rpicluster.nodes.remote.state import Inventory, RemoteState
+from rpicluster.nodes.remote.storage import kept_of, recorded_disk, removal_order
 
 DIRECTORIES = (
     PATHS.conf,
@@ -46,11 +48,12 @@ def take_away(
     names = [name for name, machine in machines.items() if machine is not None]
     before, failed = nodes.each(lambda node: kept_inventory(nodes, state, node), names)
     reachable = [name for name in names if name not in failed]
+    disks = {name: _disk_of(name, machines[name], state) for name in reachable}
     folder = state.new_run()
     hosts = {
         name: Host(
             nodes.targets[name],
-            {"rpicluster_remove": orders(_listed(machines[name]), before.get(name))},
+            {"rpicluster_remove": orders(_listed(machines[name]), before.get(name), disks[name])},
         )
         for name in reachable
     }
@@ -69,6 +72,9 @@ def take_away(
     failed.update(late)
     after, unseen = nodes.each(lambda node: _inventory(nodes, node), rest)
     failed.update(unseen)
+    for name in after:
+        if stays := _what_stays(disks[name], machines[name]):
+            report(name, stays, 1.0)
     return {node: left(before.get(node), after[node]) for node in after}, failed
 
 
@@ -76,8 +82,25 @@ def _listed(machine: MachineFacts | None) -> list[str]:
     return list(machine.manifest.files) if machine is not None and machine.manifest is not None else []
 
 
-def orders(listed: Sequence[str], before: Inventory | None) -> dict[str, Any]:
-    """Return what the role `remove` is told of a node on which the files `listed` were placed. Pure."""
+def _disk_of(name: str, machine: MachineFacts | None, state: RemoteState) -> DataDisk | None:
+    """Return the disk with a node's data: of an `up` that broke off early only our own record knows."""
+    kept = kept_of(name, machine, answers=True, recorded=None)
+    return kept.disk if kept.has_data else recorded_disk(name, state.recall("placement")).disk
+
+
+def _what_stays(disk: DataDisk | None, machine: MachineFacts | None) -> str:
+    if disk is None:
+        return ""
+    if machine is not None and all(mount.path != disk.mount for mount in machine.mounts):
+        return f"the disk with its data was not mounted on {disk.mount}: what is on it stays there"
+    return f"the file system of {disk.disk or disk.mount} stays, without the cluster's data"
+
+
+def orders(listed: Sequence[str], before: Inventory | None, disk: DataDisk | None = None) -> dict[str, Any]:
+    """Return what the role `remove` is told of a node on which the files `listed` were placed. Pure.
+
+    `disk` is the one with its data; its file system stays, and so does what else is on it.
+    """
     units = [path.rpartition("/")[2] for path in listed if path.startswith(f"{layout.SYSTEMD}/rpicluster-")]
     files = {*listed, *(f"{layout.SYSTEMD}/{unit}" for unit in (*units, *_UNITS)), *_FILES}
     # Directories that came with a file, such as /etc/environment.d, go with it, if nobody else uses them.
@@ -85,6 +108,7 @@ def orders(listed: Sequence[str], before: Inventory | None) -> dict[str, Any]:
     return {
         "units": sorted({*units, *_UNITS}),
         "empty_directories": sorted(came) if before else [],
+        "storage": removal_order(disk),
         "users": list(USERS),
         "group": layout.GROUP,
         "files": sorted(files),

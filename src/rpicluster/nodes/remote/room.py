@@ -13,21 +13,25 @@ _WRITTEN = ("/etc", "/usr", "/var/lib", "/opt")
 
 
 def no_room(
-    machines: Mapping[str, MachineFacts | None], *, runtime_hash: str, runtime_mib: int
+    machines: Mapping[str, MachineFacts | None],
+    *,
+    runtime_hash: str,
+    runtime_mib: int,
+    data: Mapping[str, str] | None = None,
 ) -> tuple[str, ...]:
-    """Return why nodes cannot take it; a node that has the runtime and its packages needs nothing new."""
+    """Return why nodes cannot take it; a node that has the runtime and its packages needs nothing new.
+
+    `data` has the folder of each node's data, by default below /var/lib.
+    """
     homes = java_homes(machines)
-    return tuple(
-        reason
-        for name, machine in machines.items()
-        if machine is not None
-        for reason in (
-            *_read_only(name, machine),
-            *_full(
-                name, machine, runtime_hash, runtime_mib, brings_packages=bool(packages(machine, homes[name]))
-            ),
-        )
-    )
+    found: list[str] = []
+    for name, machine in machines.items():
+        if machine is not None:
+            folder = (data or {}).get(name, PATHS.data)
+            brings = bool(packages(machine, homes[name]))
+            found += _read_only(name, machine)
+            found += _full(name, machine, folder, runtime_hash, runtime_mib, brings_packages=brings)
+    return tuple(found)
 
 
 def _read_only(name: str, machine: MachineFacts) -> Iterator[str]:
@@ -40,9 +44,9 @@ def _read_only(name: str, machine: MachineFacts) -> Iterator[str]:
 
 
 def _full(
-    name: str, machine: MachineFacts, runtime_hash: str, runtime_mib: int, *, brings_packages: bool
+    name: str, machine: MachineFacts, data: str, runtime_hash: str, runtime_mib: int, *, brings_packages: bool
 ) -> Iterator[str]:
-    needs = [(PATHS.data, SPARE_MIB, "data")]
+    needs = [(data, SPARE_MIB, "data")]
     if machine.runtime != runtime_hash:
         needs.append((PATHS.runtime, runtime_mib, "the runtime"))
     if brings_packages:

@@ -132,6 +132,7 @@ def read_mounts(text: str, space: str, disks: tuple[Disk, ...]) -> tuple[Mount, 
                 path=path,
                 filesystem=kind,
                 read_only="ro" in options.split(","),
+                no_exec="noexec" in options.split(","),
                 total_mib=total,
                 free_mib=free,
                 used_percent=used,
@@ -195,6 +196,7 @@ def _partition(entry: dict[str, Any]) -> Partition:
         size_mib=_int(entry.get("size")) // _MIB,
         filesystem=_text(entry.get("fstype")),
         label=_text(entry.get("label")),
+        uuid=_text(entry.get("uuid")),
     )
 
 

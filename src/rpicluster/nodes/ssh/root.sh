@@ -62,7 +62,9 @@ see_kernel_log() {
 
 mark=$1
 manifest=/var/lib/rpicluster/manifest.json
-names=/var/lib/rpicluster/namenode/name
+# By the manifest the data may lie on another disk: {"storage": {"path": "/mnt/ssd/rpicluster", ...}}.
+data=$(tr -d '\n' 2>/dev/null <"$manifest" | sed -n 's|.*"storage"[[:space:]]*:[[:space:]]*{[[:space:]]*"path"[[:space:]]*:[[:space:]]*"\(/[^"\\]*\)".*|\1|p')
+names=${data:-/var/lib/rpicluster}/namenode/name
 section privilege printf '%s\n' "$2"
 section daemons see_daemons
 section listeners ss -Hltnpe

@@ -43,9 +43,16 @@ def paths():
     for top in ("/etc", "/opt", "/usr/local"):
         for folder, folders, files in os.walk(top):
             found += [os.path.join(folder, name) for name in folders + files]
-    for top in ("/var/lib", "/var/log", "/run", "/home", "/tmp", "/var/tmp", "/root"):
+    for top in ("/var/lib", "/var/log", "/srv", "/run", "/home", "/tmp", "/var/tmp", "/root"):
         found += [os.path.join(top, name) for name in os.listdir(top)]
-    return sorted(path for path in found if not path.startswith(_SKIPPED))
+    found += [path for mount in mounts() if os.path.lexists(path := os.path.join(mount, "rpicluster"))]
+    return sorted({path for path in found if not path.startswith(_SKIPPED)})
+
+
+def mounts():
+    """Return the folders on which something is mounted."""
+    with open("/proc/self/mounts") as file:
+        return sorted({line.split(" ")[1] for line in file})
 
 
 def listeners():
@@ -75,6 +82,7 @@ def main():
             }
         ),
         "paths": paths(),
+        "mounts": [mount for mount in mounts() if "rpicluster" in mount],
         "hosts": hosts,
         "rules": lines("nft", "list", "tables"),
         "ports": listeners(),

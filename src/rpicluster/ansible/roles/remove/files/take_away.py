@@ -1,7 +1,8 @@
 """Runs on a node as root: stops rpicluster's units, ends what its users still run, removes files and rules.
 
 Reads {"units": [...], "users": [...], "group", "files": [...], "directories": [...],
-"empty_directories": [...], "firewall_tables": [...]} from stdin. Safe to repeat. Prints
+"empty_directories": [...], "firewall_tables": [...],
+"storage": {} | {"path", "mount", "unit"}} from stdin. Safe to repeat. Prints
 {"removed": [...]}. Needs Python 3.8.
 """
 
@@ -34,6 +35,7 @@ def main(wanted):
     removed = stop_units(wanted["units"])
     for user in wanted["users"]:
         removed += end_processes(user)
+    removed += leave_disk(wanted["storage"])
     for path in wanted["files"]:
         if os.path.lexists(path):
             os.unlink(path)
@@ -72,6 +74,38 @@ def stop_units(names):
         if status != 0 and "not loaded" not in words:
             sys.exit(f"systemctl stop: {words.strip()}")
     return there
+
+
+def leave_disk(about):
+    """Remove the data from their disk, and unmount it where its unit is ours; the file system stays.
+
+    A disk that is not mounted is left alone: what lies below its mount point then is not the cluster's.
+    """
+    if not about:
+        return []
+    removed, mount = [], about["mount"]
+    if is_mounted(mount) and os.path.isdir(about["path"]) and not os.path.islink(about["path"]):
+        shutil.rmtree(about["path"])
+        removed.append(about["path"])
+    if about["unit"]:
+        said("systemctl", "disable", about["unit"])
+        if is_mounted(mount):
+            said("systemctl", "stop", about["unit"])
+            if is_mounted(mount):  # an `up` broke off before the unit was there
+                words = said("umount", mount)[1]
+                if is_mounted(mount):
+                    sys.exit("%s cannot be unmounted: %s" % (mount, words.strip()))
+            removed.append(about["unit"])
+        if os.path.isdir(mount) and not os.listdir(mount):
+            os.rmdir(mount)
+            removed.append(mount)
+    return removed
+
+
+def is_mounted(path):
+    """Return whether something is mounted on a folder, a bind mount included."""
+    with open("/proc/self/mounts") as file:
+        return path in [line.split(" ")[1] for line in file]
 
 
 def end_processes(user):
