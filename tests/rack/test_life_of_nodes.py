@@ -1,6 +1,7 @@
 """A cluster's whole life on a rack: queries from Python and R, a node more, a node less, reboots, the end.
 
-pi3 keeps its data on a disk of their own. Three changes are broken off on the way. The seed is printed; RPICLUSTER_TEST_SEED=N repeats a run.
+pi3 keeps its data on a disk of their own. Three changes are broken off on the way: the seed is printed, and
+RPICLUSTER_TEST_SEED=N repeats a run.
 """
 
 import json

@@ -1,7 +1,7 @@
 """The spec: what a user writes in cluster.yml."""
 
-from collections import Counter
 import re
+from collections import Counter
 from enum import StrEnum
 from typing import Annotated, Any, Self
 
