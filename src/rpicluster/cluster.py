@@ -152,6 +152,11 @@ class Cluster:
         """Host keys that were learnt by looking at the nodes just now."""
         return {} if isinstance(self.site, LocalSite) else self.site.new_host_keys
 
+    @property
+    def address_notes(self) -> tuple[str, ...]:
+        """What to tell of nodes that have another address than cluster.yml says; none before a look."""
+        return () if isinstance(self.site, LocalSite) else self.site.address_notes
+
     def check(self) -> "list[CheckedNode]":
         """Look at every node and say whether it can be one of the cluster; changes nothing."""
         if isinstance(self.site, LocalSite):

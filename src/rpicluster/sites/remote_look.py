@@ -83,6 +83,11 @@ class RemoteLook:
         """Keys that were learnt in this look: show them."""
         return self._learnt
 
+    @property
+    def address_notes(self) -> tuple[str, ...]:
+        """What to tell of nodes that are not where cluster.yml says, and of those that were looked for."""
+        return self.place.finder.notes()
+
     def forget(self) -> None:
         """Look again at the next question."""
         for name in ("look", "facts", "placement", "spec", "leaving"):
@@ -151,7 +156,11 @@ class RemoteLook:
             if set(placement.nodes) >= set(wanted):  # it may still have nodes that were taken out since
                 return placement.model_copy(update={"nodes": {n: placement.nodes[n] for n in wanted}})
         return places.place_nodes(
-            self.spec, self._machines, cluster_id=self._cluster_id(), login=self.spec.users[0]
+            self.spec,
+            self._machines,
+            cluster_id=self._cluster_id(),
+            login=self.spec.users[0],
+            reached=self.place.finder.reached,
         )
 
     def _cluster_id(self) -> str:

@@ -80,18 +80,29 @@ def cluster_facts(spec: ClusterSpec, machines: Mapping[str, MachineFacts | None]
 
 
 def place_nodes(
-    spec: ClusterSpec, machines: Mapping[str, MachineFacts | None], *, cluster_id: str, login: str
+    spec: ClusterSpec,
+    machines: Mapping[str, MachineFacts | None],
+    *,
+    cluster_id: str,
+    login: str,
+    reached: Mapping[str, str] | None = None,
 ) -> Placement:
-    """Return where everything stands; raises FactsIncomplete for a node whose address nobody knows."""
+    """Return where everything stands; `reached` are addresses of nodes that are not where the spec says.
+
+    Raises FactsIncomplete for a node whose address nobody knows.
+    """
     manager = machines.get(spec.manager.name)
     networks = _networks(manager) if manager else []
     nodes = {}
     for node in spec.nodes:
         roles, machine = spec.roles_of(node), machines.get(node.name)
+        target = target_of(node)
+        if reached and node.name in reached:
+            target = target.model_copy(update={"host": reached[node.name]})
         ports = MANAGER_PORTS | SESSION_PORTS if Role.MANAGER in roles else {}
         ports = ports | WORKER_PORTS if Role.WORKER in roles else ports
         nodes[node.name] = NodePlacement(
-            address=cluster_address(node.name, target_of(node), machine, networks),
+            address=cluster_address(node.name, target, machine, networks),
             paths=PATHS,
             java_home=java_home(machine) if machine else JAVA_HOME,
             python=PYTHON,
