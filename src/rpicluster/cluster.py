@@ -407,7 +407,8 @@ class Cluster:
         was_up = (self.site.directory / SPEC_FILE).exists()
         ask = self._look_at_daemons if was_up else None
         if isinstance(self.site, RemoteSite):
-            return doctor.examine_nodes(self.spec, ssh=self.site.place.nodes.ssh, daemons=ask)
+            place = self.site.place
+            return doctor.examine_nodes(self.spec, ssh=place.nodes.ssh, daemons=ask, find=place.finder.found)
         return doctor.examine_here(self.spec, self.site.directory, ask)
 
     def _look_at_daemons(self) -> "ClusterObservation":

@@ -138,6 +138,7 @@ class RemoteSite(RemotePlan):
             folders=hdfs_directories(Inputs.checked(self.spec, sizes, self.placement)),
             superuser=self.hdfs_superuser,
             tunnel_key=key.with_name(key.name + ".pub").read_text().strip(),
+            elsewhere=self.place.finder.places,
         )
         write_export(folder, about, replace=replace)
         return plan

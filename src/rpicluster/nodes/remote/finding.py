@@ -104,13 +104,18 @@ class Finder:
         self._state.remember(**{KEY: records})
 
     @property
-    def reached(self) -> dict[str, str]:
-        """The addresses of nodes that are not where cluster.yml says."""
+    def places(self) -> dict[str, Elsewhere]:
+        """Where nodes are that are not where cluster.yml says, or whose key is known by another name."""
         return {
-            name: place.address
+            name: place
             for name, target in self._nodes.targets.items()
             if (place := self._nodes.ssh.elsewhere.get(door(target)))
         }
+
+    @property
+    def reached(self) -> dict[str, str]:
+        """The addresses of those."""
+        return {name: place.address for name, place in self.places.items()}
 
     def notes(self) -> tuple[str, ...]:
         """Return what to tell: who is elsewhere, the line for cluster.yml, and what was seen by the way."""
