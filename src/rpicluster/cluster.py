@@ -152,6 +152,11 @@ class Cluster:
         """Host keys that were learnt by looking at the nodes just now."""
         return {} if isinstance(self.site, LocalSite) else self.site.new_host_keys
 
+    @property
+    def address_notes(self) -> tuple[str, ...]:
+        """What to tell of nodes that have another address than cluster.yml says; none before a look."""
+        return () if isinstance(self.site, LocalSite) else self.site.address_notes
+
     def check(self) -> "list[CheckedNode]":
         """Look at every node and say whether it can be one of the cluster; changes nothing."""
         if isinstance(self.site, LocalSite):
@@ -409,7 +414,8 @@ class Cluster:
         was_up = (self.site.directory / SPEC_FILE).exists()
         ask = self._look_at_daemons if was_up else None
         if isinstance(self.site, RemoteSite):
-            return doctor.examine_nodes(self.spec, ssh=self.site.place.nodes.ssh, daemons=ask)
+            place = self.site.place
+            return doctor.examine_nodes(self.spec, ssh=place.nodes.ssh, daemons=ask, find=place.finder.found)
         return doctor.examine_here(self.spec, self.site.directory, ask)
 
     def _look_at_daemons(self) -> "ClusterObservation":

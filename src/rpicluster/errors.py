@@ -14,6 +14,7 @@ RpiclusterError
 ├── TransferError      a file could not be moved; nothing half is left  exit 1
 ├── LockHeld           somebody else is changing this cluster          exit 1
 ├── HostKeyRefused     a node's host key is not the known one: hard stop  exit 1
+├── NodeAmbiguous      two machines claim to be one node: hard stop   exit 1
 ├── SudoRefused        root is needed on a node, and sudo says no      exit 1
 ├── RemoteCommandFailed  a command on a node ended badly              exit 1
 │   └── RemotePythonMissing  a node has no python3                     exit 1
@@ -147,6 +148,15 @@ class HostKeyRefused(RpiclusterError):
         super().__init__(message, hint=hint)
         self.node = node
         self.cause = cause
+
+
+class NodeAmbiguous(RpiclusterError):
+    """Several machines have a node's host key and machine-id, or one machine has those of several nodes."""
+
+    def __init__(self, message: str, *, node: str, hint: str | None = None) -> None:
+        """Keep which `node` it is."""
+        super().__init__(message, hint=hint)
+        self.node = node
 
 
 class SudoRefused(RpiclusterError):

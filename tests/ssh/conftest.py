@@ -44,6 +44,8 @@ class Sshd:
     port: int = field(default_factory=free_port)
     process: "subprocess.Popen[bytes] | None" = None
     environment: dict[str, str] = field(default_factory=dict)
+    addresses: tuple[str, ...] = ADDRESSES
+    more: str = ""  # lines for sshd_config
 
     def __post_init__(self) -> None:
         make_key(self.folder / "host")
@@ -67,14 +69,14 @@ class Sshd:
         return path
 
     def start(self, host_key: str = "host") -> None:
-        listen = "\n".join(f"ListenAddress {address}" for address in ADDRESSES)
+        listen = "\n".join(f"ListenAddress {address}" for address in self.addresses)
         # From the second level on bash reads no ~/.bashrc over SSH: the user's own is no part of the tests.
         setenv = " ".join(f"{name}={value}" for name, value in {"SHLVL": "2", **self.environment}.items())
         (self.folder / "sshd_config").write_text(
             f"Port {self.port}\n{listen}\nHostKey {self.folder}/{host_key}\nPidFile none\n"
             f"AuthorizedKeysFile {self.folder}/user.pub\nStrictModes no\nUsePAM no\nPrintMotd no\n"
             "PasswordAuthentication no\nKbdInteractiveAuthentication no\nLogLevel VERBOSE\n"
-            f"MaxStartups 100\nSetEnv {setenv}\n"
+            f"MaxStartups 100\nSetEnv {setenv}\n{self.more}\n"
         )
         assert SSHD
         self.process = subprocess.Popen(
@@ -84,7 +86,7 @@ class Sshd:
         deadline = time.monotonic() + _START_S
         while True:
             try:
-                socket.create_connection((ADDRESSES[0], self.port), 1).close()
+                socket.create_connection((self.addresses[0], self.port), 1).close()
                 return
             except OSError:
                 assert self.process.poll() is None, self.log.read_text()

@@ -11,6 +11,7 @@ from typing import Any
 from rpicluster.errors import (
     HostKeyRefused,
     LoginRefused,
+    NodeAmbiguous,
     NodeUnreachable,
     RemoteCommandFailed,
     RpiclusterError,
@@ -366,7 +367,10 @@ CASES: dict[str, tuple[list[Case], list[Case]]] = {
         ],
     ),
     "host-key-duplicate": (
-        [on(host_keys=pi4(1).host_keys)],
+        [
+            on(host_keys=pi4(1).host_keys),
+            Case(errors={"pi2": NodeAmbiguous("10.0.0.5 and 10.0.0.6: machines of pi2", node="pi2")}),
+        ],
         [on(host_keys=pi4(1).host_keys, boot_id=BOOT), everywhere(host_keys=())],
     ),
     "hostname-duplicate": (
@@ -402,10 +406,19 @@ CASES: dict[str, tuple[list[Case], list[Case]]] = {
         ],
     ),
     "address-changed": (
-        [on(**deployed() | {"manifest": manifest(address="10.0.0.22")})],
         [
-            on(**deployed() | {"manifest": manifest(address="10.0.0.2")}),
-            on(**deployed() | {"manifest": manifest(address="10.0.0.22")}, interfaces=()),
+            on("pi1", **deployed() | {"manifest": manifest(members={"pi2": {"address": "10.0.0.22"}})}),
+            on(**deployed() | {"manifest": manifest(members={"pi2": {"address": "10.0.0.22"}})}),
+        ],
+        [
+            on("pi1", **deployed() | {"manifest": manifest(members={"pi2": {"address": "10.0.0.2"}})}),
+            on("pi1", **deployed() | {"manifest": manifest(members={"pi9": {"address": "10.0.0.22"}})}),
+            on("pi1", **deployed() | {"manifest": manifest(members={"pi2": {"address": "pi2.lan"}})}),
+            on("pi1", **deployed() | {"manifest": manifest(members="no list")}),
+            on(
+                **deployed() | {"manifest": manifest(members={"pi2": {"address": "10.0.0.22"}})},
+                interfaces=(),
+            ),
         ],
     ),
     "clock-skew": (

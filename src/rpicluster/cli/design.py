@@ -158,9 +158,11 @@ def plan(
 
 
 def show_host_keys(cluster: "Cluster") -> None:
-    """Print the host keys that were learnt just now: whoever wants to be sure compares them on the nodes."""
+    """Print the host keys that were learnt just now, to be compared on the nodes, and who is elsewhere."""
     for node, key in cluster.new_host_keys.items():
         console.warn(f"first contact with {node}: its host key is {key.type} {key.fingerprint}")
+    for note in cluster.address_notes:
+        console.warn(note)
 
 
 def show_sizes(nodes: dict[str, list[tuple[str, int, str]]]) -> None:

@@ -44,6 +44,8 @@ def doctor(which: str | None, as_json: bool, bundle: Path | None) -> int:
             f"{bundle} is there already; it is not overwritten", hint="give --bundle another name"
         )
     found = cluster.doctor()
+    for note in cluster.address_notes:
+        console.warn(note)
     if as_json:
         console.document(found.document())
     else:

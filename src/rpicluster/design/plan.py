@@ -49,6 +49,7 @@ class Observed:
 class Action(StrEnum):
     """What a step does, in the order in which kinds of steps run."""
 
+    MOVE = "move"  # the node has another address; what follows from it are steps of their own
     STOP = "stop"
     PREPARE = "prepare"  # logins, directories, packages of a real node
     INSTALL_RUNTIME = "install-runtime"
@@ -64,6 +65,7 @@ class Action(StrEnum):
 
 
 SYMBOLS = {
+    Action.MOVE: "~",
     Action.STOP: "!",
     Action.PREPARE: "+",
     Action.INSTALL_RUNTIME: "+",

@@ -14,7 +14,7 @@ from rpicluster.health.findings.registry import diagnose
 from rpicluster.health.looking import line_to_paste, look_here
 from rpicluster.model.machine import MachineFacts
 from rpicluster.model.spec import ClusterSpec
-from rpicluster.nodes.ssh.observe import observe_nodes
+from rpicluster.nodes.ssh.observe import Observation, observe_nodes
 from rpicluster.nodes.ssh.openssh import OpenSsh
 
 
@@ -52,16 +52,20 @@ class Examination:
 
 
 def examine_nodes(
-    spec: ClusterSpec, *, ssh: OpenSsh | None = None, daemons: Callable[[], ClusterObservation] | None = None
+    spec: ClusterSpec,
+    *,
+    ssh: OpenSsh | None = None,
+    daemons: Callable[[], ClusterObservation] | None = None,
+    find: Callable[[Mapping[str, Observation]], Mapping[str, Observation]] = lambda seen: seen,
 ) -> Examination:
     """Look at all nodes behind SSH at once, then at the daemons if `daemons` knows how; changes nothing.
 
-    Host keys that are not known are not learnt.
+    Host keys that are not known are not learnt. `find` looks for nodes that do not answer where they were.
     """
     started = time.monotonic()
     targets = {node.name: node.ssh for node in spec.nodes if node.ssh}
     ssh = ssh or OpenSsh()
-    seen = observe_nodes(targets, ssh)
+    seen = find(observe_nodes(targets, ssh))
     nodes: dict[str, MachineFacts | RpiclusterError] = {}
     for name, observation in seen.items():
         found = observation.facts or observation.error

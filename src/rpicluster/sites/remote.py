@@ -13,6 +13,7 @@ from rpicluster.design.accounts import hdfs_directories
 from rpicluster.design.inputs import Inputs
 from rpicluster.design.plan import Plan
 from rpicluster.design.sizes import Sizes
+from rpicluster.design.sshd_files import SSHD
 from rpicluster.design.units import Rendered, RenderedFile
 from rpicluster.errors import (
     PartlyApplied,
@@ -81,6 +82,8 @@ class RemoteSite(RemotePlan):
             self.leaving.move_out(report=report)
             rest = replace(plan, steps=tuple(step for step in plan.steps if not is_leaving(step)))
             self._changed = self._change.carry_out(rest, report=report)
+            if any((step.node, step.target) == (self.manager, SSHD) for step in plan.steps):
+                self.tunnel.close()  # its sshd goes on with the list of ports that it began with
             if self.manager in self._changed.failed:
                 raise self._changed.failed[self.manager]
             self._changed.failed.update(self.leaving.clear(staying, report=report))
@@ -135,6 +138,7 @@ class RemoteSite(RemotePlan):
             folders=hdfs_directories(Inputs.checked(self.spec, sizes, self.placement)),
             superuser=self.hdfs_superuser,
             tunnel_key=key.with_name(key.name + ".pub").read_text().strip(),
+            elsewhere=self.place.finder.places,
         )
         write_export(folder, about, replace=replace)
         return plan

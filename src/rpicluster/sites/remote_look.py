@@ -86,6 +86,11 @@ class RemoteLook:
         """Keys that were learnt in this look: show them."""
         return self._learnt
 
+    @property
+    def address_notes(self) -> tuple[str, ...]:
+        """What to tell of nodes that are not where cluster.yml says, and of those that were looked for."""
+        return self.place.finder.notes()
+
     def forget(self) -> None:
         """Look again at the next question."""
         for name in ("look", "facts", "placement", "spec", "leaving", "storage"):
@@ -159,6 +164,7 @@ class RemoteLook:
             cluster_id=self._cluster_id(),
             login=self.spec.users[0],
             storage=self.storage,
+            reached=self.place.finder.reached,
         )
 
     @cached_property

@@ -9,9 +9,11 @@ from rpicluster.design.inputs import Inputs
 from rpicluster.design.plan import Observed, Plan, make_plan
 from rpicluster.design.sizes import Sizes
 from rpicluster.design.units import Rendered
+from rpicluster.design.whereabouts import macs_of, manager_refusal, move_steps, moves
 from rpicluster.errors import (
     UsageError,
 )
+from rpicluster.nodes.remote import members
 from rpicluster.nodes.remote import observed as seen
 from rpicluster.nodes.remote import placement as places
 from rpicluster.nodes.remote.base import base_of
@@ -56,9 +58,24 @@ class RemotePlan(RemoteLook):
         leaves = self.leaving.steps()
         return replace(
             found,
-            steps=(*leaves, *steps, *changes),
+            steps=(*leaves, *move_steps(self._moved), *steps, *changes),
             refusals=(*found.refusals, *self._refusals(), *self.leaving.refusals()),
         )
+
+    @property
+    def _moved(self) -> dict[str, tuple[str, str]]:
+        """Nodes that answer and have another address than the cluster was set up with: (was, is)."""
+        there = {n: m for n, m in self._machines.items() if m is not None and n not in self.look.unreachable}
+        now = {n: placed.address for n, placed in self.placement.nodes.items() if n in there}
+        return moves(members.known_addresses(self.state, there.values()), now)
+
+    def _manager_moved(self) -> tuple[str, ...]:
+        machine = self._machines[self.manager]
+        if machine is None:
+            return ()
+        is_formatted, cards = machine.file_system is not None, macs_of(machine)
+        refusal = manager_refusal(self.manager, self._moved, formatted=is_formatted, macs=cards)
+        return (refusal,) if refusal else ()
 
     def _refusals(self) -> tuple[str, ...]:
         """Return why nothing may be changed, before anything is."""
@@ -68,6 +85,7 @@ class RemotePlan(RemoteLook):
             *(choice.refusal for node, choice in self.storage.items() if choice.refusal and node in machines),
             *seen.refusals(machines, cluster=self._written.name, cluster_id=self.placement.cluster_id),
             *places.mixed_java(self._machines),
+            *self._manager_moved(),
             *no_room(
                 machines,
                 runtime_hash=store.locked_hash()[:16],

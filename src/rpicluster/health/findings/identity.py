@@ -3,6 +3,7 @@
 import ipaddress
 from collections.abc import Iterator
 
+from rpicluster.errors import NodeAmbiguous
 from rpicluster.health.findings.finding import (
     NOTE,
     PROBLEM,
@@ -11,6 +12,7 @@ from rpicluster.health.findings.finding import (
     Seen,
     Trouble,
     cluster_kind,
+    is_address,
     node_kind,
 )
 
@@ -85,6 +87,17 @@ def host_key_duplicate(seen: Seen) -> Iterator[Trouble]:
     for key_text, nodes in owners.items():
         if len(nodes) > 1 and not _same_machine(nodes):
             shared.setdefault(tuple(node.name for node in nodes), []).append(key_text)
+    for name, error in sorted(seen.errors.items()):
+        if isinstance(error, NodeAmbiguous):
+            yield Trouble(
+                what=f"several machines answer as {name}",
+                cause="its card was copied after it had been booted",
+                evidence=(error.message,),
+                fix="switch the copy off; before it is used again, on its own console",
+                command="sudo rm /etc/machine-id /etc/ssh/ssh_host_*_key* && sudo systemd-machine-id-setup"
+                " && sudo ssh-keygen -A && sudo reboot",
+                node=name,
+            )
     for names, keys in sorted(shared.items()):
         yield Trouble(
             what=f"{', '.join(names)} have the same SSH host keys",
@@ -185,14 +198,19 @@ def hosts_line_wrong(seen: Seen) -> Iterator[Trouble]:
 
 @cluster_kind("address-changed", PROBLEM, "A node no longer has the address it was set up with")
 def address_changed(seen: Seen) -> Iterator[Trouble]:
-    """Its daemons listen on, and others know, the address in the manifest."""
+    """Its daemons listen on, and others know, the address in the manager's manifest."""
+    known: dict[str, object] = {}
+    for manager in seen.nodes:  # its manifest alone has a list of members
+        there = manager.facts.manifest.extra.get("members") if manager.facts.manifest else None
+        known |= there if isinstance(there, dict) else {}
     for node in seen.nodes:
-        was = node.facts.manifest.extra.get("address") if node.facts.manifest else None
-        if isinstance(was, str) and node.addresses and was not in node.addresses:
+        member = known.get(node.name)
+        was = member.get("address") if isinstance(member, dict) else None
+        if isinstance(was, str) and is_address(was) and node.addresses and was not in node.addresses:
             yield Trouble(
                 what=f"{node.name} was set up as {was} and has another address now",
                 cause="DHCP gave it another one, or it was moved to another network",
-                evidence=(f"manifest: {was}", f"now: {', '.join(sorted(node.addresses))}"),
+                evidence=(f"the manager's manifest: {was}", f"now: {', '.join(sorted(node.addresses))}"),
                 fix="`rpicluster up` rewrites addresses; reserve the address in the router so that it stays",
                 command="rpicluster up",
                 node=node.name,

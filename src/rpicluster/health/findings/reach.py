@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from rpicluster.errors import HostKeyRefused, LoginRefused, NodeUnreachable, RpiclusterError
+from rpicluster.errors import HostKeyRefused, LoginRefused, NodeAmbiguous, NodeUnreachable, RpiclusterError
 from rpicluster.health.findings.finding import (
     NOTE,
     PROBLEM,
@@ -48,6 +48,8 @@ def kind_of_error(error: RpiclusterError) -> str:
     cause = str(getattr(error, "cause", ""))
     if isinstance(error, HostKeyRefused):
         return "host-key-changed" if cause == HOST_KEY_CHANGED else "host-key-unknown"
+    if isinstance(error, NodeAmbiguous):
+        return "host-key-duplicate"
     if cause == KEY_FILE:
         return "secret-readable"
     if isinstance(error, LoginRefused):

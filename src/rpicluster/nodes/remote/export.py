@@ -5,7 +5,7 @@ import os
 import shlex
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -26,6 +26,7 @@ from rpicluster.nodes.remote.change import BEFORE, Wanted, node_manifest, unit_h
 from rpicluster.nodes.remote.commands import PYTHON
 from rpicluster.nodes.remote.manifest import MODE, PATH, absolute
 from rpicluster.nodes.remote.removal import orders
+from rpicluster.nodes.ssh.elsewhere import Elsewhere
 
 _STREAM = "/opt/rpicluster/runtime.stream"
 _MARK = ".rpicluster-export"
@@ -58,6 +59,7 @@ class Exporting:
     folders: Sequence[HdfsDirectory]
     superuser: str
     tunnel_key: str  # the public half
+    elsewhere: Mapping[str, Elsewhere] = field(default_factory=dict)  # nodes that have another address
 
 
 def write_export(folder: Path, about: Exporting, *, replace: bool) -> None:
@@ -154,7 +156,7 @@ def _host(folder: Path, node: str, about: Exporting) -> dict[str, Any]:
         may_reboot=wanted.may_reboot,
     )
     return {
-        **_connection(about.targets[node], about.ssh_config),
+        **_connection(about.targets[node], about.ssh_config, about.elsewhere.get(node)),
         **roles,
         "rpicluster_remove": orders(
             [absolute(path) for path in files], None, wanted.placement.nodes[node].paths.disk
@@ -188,15 +190,17 @@ def _work(node: str, about: Exporting) -> NodeWork:
     return replace(work, start=tuple(unit for unit in work.start if unit not in work.restart))
 
 
-def _connection(target: SshTarget, config: Path | None) -> dict[str, Any]:
+def _connection(target: SshTarget, config: Path | None, place: Elsewhere | None) -> dict[str, Any]:
     chosen = target.config or (str(config) if config else None)
     found: dict[str, Any] = {"ansible_host": target.host, "ansible_python_interpreter": PYTHON}
     if target.user:
         found["ansible_user"] = target.user
     if target.port:
         found["ansible_port"] = target.port
-    if chosen:
-        found["ansible_ssh_common_args"] = shlex.join(["-F", str(Path(chosen).expanduser().absolute())])
+    words = ["-F", str(Path(chosen).expanduser().absolute())] if chosen else []
+    words += place.options if place is not None else []
+    if words:
+        found["ansible_ssh_common_args"] = shlex.join(words)
     return found
 
 

@@ -4,7 +4,7 @@ So nodes are known that stand no longer in cluster.yml, and still hold blocks an
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from rpicluster.design.leaving import Member
@@ -41,6 +41,17 @@ def known_members(state: RemoteState, manager: MachineFacts | None) -> dict[str,
     """Return the members that this machine remembers, and those that the manager's manifest names."""
     there = manager.manifest.extra.get(KEY) if manager is not None and manager.manifest is not None else None
     return {**_read(there), **_read(state.recall(KEY))}
+
+
+def known_addresses(state: RemoteState, seen: Iterable[MachineFacts]) -> dict[str, str]:
+    """Return the address of every member as the last change left it.
+
+    The manager's manifest counts before this machine's record: another one may have changed it since.
+    """
+    there: dict[str, Member] = {}
+    for machine in seen:
+        there |= _read(machine.manifest.extra.get(KEY) if machine.manifest is not None else None)
+    return {name: member.address for name, member in {**_read(state.recall(KEY)), **there}.items()}
 
 
 def _read(document: Any) -> dict[str, Member]:

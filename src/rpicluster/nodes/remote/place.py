@@ -11,10 +11,11 @@ from rpicluster.design import layout
 from rpicluster.design.mount_unit import unit_name
 from rpicluster.design.plan import Action, Step
 from rpicluster.design.preview import PATHS
-from rpicluster.errors import HostKeyRefused, RpiclusterError
+from rpicluster.errors import HostKeyRefused, NodeAmbiguous, RpiclusterError
 from rpicluster.model.machine import MachineFacts
 from rpicluster.model.spec import ClusterSpec
 from rpicluster.nodes.remote.commands import Nodes, node_script
+from rpicluster.nodes.remote.finding import Finder
 from rpicluster.nodes.remote.manifest import absolute, units_of
 from rpicluster.nodes.remote.observed import unit_state
 from rpicluster.nodes.remote.placement import target_of
@@ -65,12 +66,14 @@ class RemotePlace:
             ssh,
             passwords if passwords is not None else {},
         )
+        self.finder = Finder(self.nodes, state)
 
     def look(self, *, first_contact: bool = False) -> Look:
         """Look at every node once; writes nothing there.
 
-        With `first_contact`, host keys of nodes that were never seen are learnt, and told. Raises
-        HostKeyRefused: a key that is not the known one is no node that is off.
+        With `first_contact`, host keys of nodes that were never seen are learnt, and told. Nodes that do not
+        answer are looked for. Raises HostKeyRefused: a key that is not the known one is no node that is off;
+        and NodeAmbiguous where two machines claim to be one node.
         """
         new = frozenset(name for name in self.nodes.targets if self.state.known_facts(name) is None)
         seen = observe_nodes(
@@ -79,6 +82,7 @@ class RemotePlace:
             first_contact=new if first_contact else frozenset(),
             sudo_passwords=self.nodes.passwords,
         )
+        seen = self.finder.found(seen)
         machines: dict[str, MachineFacts | None] = {}
         errors: dict[str, RpiclusterError] = {}
         for name, observation in seen.items():
@@ -93,7 +97,7 @@ class RemotePlace:
         )
 
     def _machine(self, name: str, observation: Observation) -> MachineFacts | None:
-        if isinstance(observation.error, HostKeyRefused):
+        if isinstance(observation.error, HostKeyRefused | NodeAmbiguous):
             raise observation.error
         if observation.facts is None:
             return self.state.known_facts(name)

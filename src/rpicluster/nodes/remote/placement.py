@@ -86,10 +86,12 @@ def place_nodes(
     cluster_id: str,
     login: str,
     storage: Mapping[str, Choice] | None = None,
+    reached: Mapping[str, str] | None = None,
 ) -> Placement:
     """Return where everything stands; raises FactsIncomplete for a node whose address nobody knows.
 
-    `storage` says where nodes keep their data, by default below /var/lib.
+    `storage` says where nodes keep their data, by default below /var/lib; `reached` are addresses of nodes
+    that are not where the spec says.
     """
     manager = machines.get(spec.manager.name)
     networks = _networks(manager) if manager else []
@@ -97,11 +99,14 @@ def place_nodes(
     homes = java_homes(machines)
     for node in spec.nodes:
         roles, machine = roles_of[node.name], machines.get(node.name)
+        target = target_of(node)
+        if reached and node.name in reached:
+            target = target.model_copy(update={"host": reached[node.name]})
         ports = MANAGER_PORTS | SESSION_PORTS if Role.MANAGER in roles else {}
         ports = ports | WORKER_PORTS if Role.WORKER in roles else ports
         chosen = storage.get(node.name) if storage is not None else None
         nodes[node.name] = NodePlacement(
-            address=cluster_address(node.name, target_of(node), machine, networks),
+            address=cluster_address(node.name, target, machine, networks),
             paths=PATHS.model_copy(update={"disk": chosen.disk if chosen is not None else None}),
             java_home=homes.get(node.name, JAVA_HOME),
             python=PYTHON,

@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -20,6 +20,7 @@ from rpicluster.errors import RpiclusterError, SudoRefused, UsageError
 from rpicluster.model.spec import SshTarget
 from rpicluster.nodes.ssh import failures
 from rpicluster.nodes.ssh.control import control_directory
+from rpicluster.nodes.ssh.elsewhere import Door, Elsewhere, door
 from rpicluster.nodes.ssh.exchange import STDOUT_LIMIT, ClockProbe, Exchange
 
 CONFIG_VARIABLE = "RPICLUSTER_SSH_CONFIG"
@@ -34,6 +35,7 @@ _WORDS_BYTES = 4096  # of an unfinished answer, to look for a reason in
 _SSH_FAILED = 255  # ssh(1): "exits with the exit status of the remote command or with 255"
 
 _FORBIDDEN = re.compile(r"[^A-Za-z0-9._:%@+-]")
+_KNOWN_AS = re.compile(r"[A-Za-z0-9._:%@+\[\]-]")  # with a port it is [HOST]:PORT
 # Older clients also note a known key's new address, which is no first contact.
 _NEW_KEY = re.compile(r"Permanently added (?!the \S+ host key for IP address).* to the list of known hosts")
 _SERVER_KEY = re.compile(r"^debug1: Server host key: (\S+) (\S+)", re.M)
@@ -90,16 +92,29 @@ class OpenSsh:
         config: Path | None = None,
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
         keep_open_s: int = KEEP_OPEN_S,
+        elsewhere: Mapping[Door, Elsewhere] | None = None,
     ) -> None:
         """Keep control sockets in `control`, a folder of mode 0700 (default: one of the user's).
 
         `config` is used for targets that name none; default: $RPICLUSTER_SSH_CONFIG, else the user's own.
+        `elsewhere` are hosts that have another address than they say.
         """
         from_environment = os.environ.get(CONFIG_VARIABLE)
         self.control = control_directory(control)
         self.config = config or (Path(from_environment) if from_environment else None)
         self.connect_timeout_s = connect_timeout_s
         self.keep_open_s = keep_open_s
+        self.elsewhere: dict[Door, Elsewhere] = dict(elsewhere or {})
+
+    def redirected(self, target: SshTarget, place: Elsewhere) -> "OpenSsh":
+        """Return the same client for which one host is at another address; its key is checked as ever."""
+        return OpenSsh(
+            self.control,
+            config=self.config,
+            connect_timeout_s=self.connect_timeout_s,
+            keep_open_s=self.keep_open_s,
+            elsewhere={**self.elsewhere, door(target): place},
+        )
 
     def run(
         self,
@@ -281,14 +296,22 @@ class OpenSsh:
             words += ["-l", target.user]
         if target.port:
             words += ["-p", str(target.port)]
+        if place := self.elsewhere.get(door(target)):
+            if _FORBIDDEN.search(place.address) or _KNOWN_AS.sub("", place.known_as):
+                raise UsageError(f"{place.address!r} or {place.known_as!r} is not a host name")
+            words += place.options
         return words
 
     def _config(self, target: SshTarget) -> Path | None:
         return Path(target.config).expanduser() if target.config else self.config
 
     def _control_path(self, target: SshTarget) -> str:
-        # %C knows host, port and user as ssh resolves them, but not which configuration resolved them.
-        config = hashlib.sha256(str(self._config(target)).encode()).hexdigest()[:6]
+        # %C knows host, port and user as ssh resolves them, but not which configuration resolved them, nor
+        # whose key was checked: two nodes that change places must not get each other's connections.
+        words = [str(self._config(target))]
+        if place := self.elsewhere.get(door(target)):
+            words.append(place.known_as)
+        config = hashlib.sha256("\0".join(words).encode()).hexdigest()[:6]
         return f"{self.control}/{config}%C"
 
     def _exchange(
