@@ -166,7 +166,7 @@ class RPackages:
                         "their versions of R differ too much",
                         hint="write the same release to all cards",
                     )
-        found = {request.own.name: _kept_own(request)}
+        found = {request.own.name: kept_own(request)}
         for number, (name, package) in enumerate(wanted.items()):
             if name not in found:
                 report("R packages", f"fetching {package.file}", number / len(wanted))
@@ -176,7 +176,7 @@ class RPackages:
         return found
 
 
-def _kept_own(request: RRequest) -> tuple[Path, str]:
+def kept_own(request: RRequest) -> tuple[Path, str]:
     """Write our own package's source into the cache; return its path and SHA-256."""
     folder = store.runtimes_dir().parent / "r"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
