@@ -11,6 +11,7 @@ RpiclusterError
 │   ├── RemoteError    a Hadoop daemon refused, with its own exception  exit 1
 │   ├── SqlError       Spark refused or failed a statement             exit 1
 │   └── SessionLost    Spark no longer knows this session              exit 1
+├── RPackageError      an R package for the nodes cannot be had        exit 1
 ├── TransferError      a file could not be moved; nothing half is left  exit 1
 ├── LockHeld           somebody else is changing this cluster          exit 1
 ├── HostKeyRefused     a node's host key is not the known one: hard stop  exit 1
@@ -68,6 +69,10 @@ class SizingRefused(RpiclusterError):
 
 class RuntimeFetchError(RpiclusterError):
     """The runtime could not be fetched, verified or stored; nothing was installed."""
+
+
+class RPackageError(RpiclusterError):
+    """An R package for the nodes is not offered, does not fit, or could not be fetched or verified."""
 
 
 class LocalEngineError(RpiclusterError):

@@ -47,6 +47,8 @@ def system_users(inputs: Inputs, name: str) -> tuple[SystemUser, ...]:
     }
     if name == inputs.manager:
         users[layout.TUNNEL_USER] = "SSH tunnels to the cluster's pages, and nothing else"
+    if inputs.spec.r is not None:
+        users[layout.BUILD_USER] = "building R packages from their sources"
     return tuple(SystemUser(user, layout.GROUP, purpose) for user, purpose in users.items())
 
 
@@ -65,6 +67,8 @@ def directories(inputs: Inputs, name: str) -> tuple[Directory, ...]:
         Directory(layout.hadoop_directory(paths), 0o1770, "root", service),
         Directory(paths.logs, 0o755),
     ]
+    if inputs.spec.r is not None:
+        found.append(Directory(layout.R_FOLDER, 0o755))
     for unit, user in _units(inputs, name):
         person = user not in (layout.HDFS_USER, layout.YARN_USER)
         found.append(

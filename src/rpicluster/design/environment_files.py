@@ -2,6 +2,7 @@
 
 import re
 
+from rpicluster.design import layout
 from rpicluster.design.inputs import Inputs
 from rpicluster.design.settings import HEADER
 from rpicluster.design.units import RenderedFile
@@ -40,6 +41,8 @@ def variables(inputs: Inputs, name: str) -> dict[str, str]:
         "HADOOP_CONF_DIR": f"{node.paths.conf}/hadoop",
         "SPARK_CONF_DIR": f"{node.paths.conf}/spark",
     }
+    if inputs.spec.r is not None:
+        values["R_LIBS_SITE"] = ":".join(layout.R_LIBRARIES)
     for key, value in values.items():
         if not _PLAIN.fullmatch(value):
             raise ValueError(f"{name}: {key} must be a plain path, not {value!r}")

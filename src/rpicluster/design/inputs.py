@@ -51,7 +51,13 @@ class Inputs:
                 )
         if not spec.is_local:
             for user in sorted(
-                {"root", layout.HDFS_USER, layout.YARN_USER, layout.TUNNEL_USER}.intersection(spec.users)
+                {
+                    "root",
+                    layout.HDFS_USER,
+                    layout.YARN_USER,
+                    layout.TUNNEL_USER,
+                    layout.BUILD_USER,
+                }.intersection(spec.users)
             ):
                 raise ValueError(f"users: {user!r} cannot have a session: that login is not a person's")
         if len(inputs.users) > sizes.sessions_max:

@@ -15,12 +15,18 @@ KEEPER = "session/keeper"  # a directory of Python files
 HDFS_USER = "rpi-hdfs"
 YARN_USER = "rpi-yarn"
 TUNNEL_USER = "rpi-tunnel"
+BUILD_USER = "rpi-build"
 GROUP = "rpicluster"
 SYSTEMD = "/etc/systemd/system"
 FIREWALL = "firewall.nft"
 CHECKPOINT = "checkpoint"
 # Whose data are large, or written much: they go to `storage:`.
 ON_DISK = frozenset({"namenode", "datanode", "nodemanager"})
+
+# R packages built from sources on a node, beside the runtime; then where Debian's R looks for others.
+R_FOLDER = "/opt/rpicluster/r"
+R_LIBRARY = f"{R_FOLDER}/library"
+R_LIBRARIES = (R_LIBRARY, "/usr/local/lib/R/site-library", "/usr/lib/R/site-library")
 
 # In HDFS.
 WAREHOUSE = "/warehouse"

@@ -73,11 +73,21 @@ def spark_defaults(inputs: Inputs) -> Iterator[Setting]:
         *_tables(inputs),
         *_connect(),
         *_driver_memory(inputs),
+        *_r(inputs),
     ):
         if entry.key not in extras:
             yield entry
     for key in sorted(extras):
         yield setting(key, extras[key], "From `spark:` in cluster.yml.")
+
+
+def _r(inputs: Inputs) -> Iterator[Setting]:
+    if inputs.spec.r is not None:
+        yield setting(
+            "spark.executorEnv.R_LIBS_SITE",
+            ":".join(layout.R_LIBRARIES),
+            "Where R on a worker finds packages: those built there, then Debian's.",
+        )
 
 
 def _yarn(inputs: Inputs) -> Iterator[Setting]:

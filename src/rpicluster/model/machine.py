@@ -74,6 +74,29 @@ class Java(_Model):
     on_path: bool = Field(default=False, description="this one runs when somebody types `java`")
 
 
+class RPackage(_Model):
+    """An installed R package: the one that R would load."""
+
+    version: str
+    built: str = Field(default="", description="the R that it was built with")
+    library: str = Field(description="the folder it stands in")
+
+
+class RInstallation(_Model):
+    """R, and what it finds."""
+
+    version: str
+    packages: dict[str, RPackage] = {}
+    done: dict[str, Any] = Field(
+        default={}, description="what rpicluster noted when its packages were complete: /opt/rpicluster/r"
+    )
+
+    @property
+    def series(self) -> str:
+        """The version without its last part: packages are built for that, such as 4.2."""
+        return series(self.version)
+
+
 class Clock(_Model):
     """The node's clock against the control machine's, and what keeps it right."""
 
@@ -303,6 +326,11 @@ class Problem(_Model):
     message: str
 
 
+def series(version: str) -> str:
+    """Return the first two numbers of a version of R."""
+    return ".".join(version.split(".")[:2])
+
+
 class MachineFacts(_Model):
     """One node as one look over SSH shows it. None and () mean "not seen"; `problems` says why."""
 
@@ -328,6 +356,7 @@ class MachineFacts(_Model):
     os: OperatingSystem | None = None
     java: tuple[Java, ...] = ()
     python: str | None = Field(default=None, description="path of python3, its version in the name")
+    r: RInstallation | None = None
     clock: Clock = Clock()
     disks: tuple[Disk, ...] = ()
     mounts: tuple[Mount, ...] = ()

@@ -19,6 +19,19 @@ _FILE = r"^(/|~/)[^\x00-\x1f\x7f]+$"
 _FOLDER = r"^(/[A-Za-z0-9_@.+-]+)+$"
 _DISK = r"^[A-Za-z0-9][A-Za-z0-9_@:,.+=#-]{0,254}$"
 _SPARK_KEY = r"^spark\.[A-Za-z0-9_.-]+$"
+# "Writing R Extensions", 1.1.1: ASCII letters, numbers and dot, at least two, first a letter, last no dot.
+_R_PACKAGE = r"^[A-Za-z][A-Za-z0-9.]*[A-Za-z0-9]$"
+# What runs on the nodes comes from there: only over TLS, from a disk, or from this machine itself.
+_R_REPOSITORY = (
+    r"^(https://[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[A-Za-z0-9._~%/+-]*)?"
+    r"|http://(localhost|127\.0\.0\.1|\[::1\])(:[0-9]{1,5})?(/[A-Za-z0-9._~%/+-]*)?"
+    r"|file:///[A-Za-z0-9._~%/+-]*)$"
+)
+# What is R itself, and comes with it ("base" priority).
+R_ITSELF = frozenset(
+    {"base", "compiler", "datasets", "graphics", "grDevices", "grid", "methods", "parallel", "splines"}
+    | {"stats", "stats4", "tcltk", "tools", "utils"}
+)
 
 # A DNS label (RFC 1123): it becomes a host name, a file name and part of a unit's name.
 Name = Annotated[str, Field(pattern=_NAME)]
@@ -40,6 +53,9 @@ PATTERNS_IN_WORDS = {
     _FOLDER: "a folder by its whole path, of letters, digits and _@.+-, without a / at its end",
     _DISK: "the name of a disk, as `ls /dev/disk/by-id` on the node shows it",
     _SPARK_KEY: "a Spark setting, such as spark.sql.shuffle.partitions",
+    _R_PACKAGE: "the name of an R package: two or more letters, digits and dots, a letter first, no dot last",
+    _R_REPOSITORY: "a CRAN-like repository: https://…, file:///…, or http:// on this machine alone; without "
+    "a password in it",
 }
 
 
@@ -198,6 +214,28 @@ class Tables(_Model):
     )
 
 
+class RSpec(_Model):
+    """R on every node, for functions that run there; `r: {}` is R with rpicluster's own package."""
+
+    packages: tuple[Annotated[str, Field(pattern=_R_PACKAGE)], ...] = Field(
+        default=(), description="by their names in R; as Debian packages where the node's system has them"
+    )
+    repository: str | None = Field(
+        default=None,
+        pattern=_R_REPOSITORY,
+        description="the CRAN-like repository for packages that Debian does not have; compiled on each node",
+    )
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Self:
+        for name in self.packages:
+            if self.packages.count(name) > 1:
+                raise ValueError(f"{name!r} is named twice")
+            if name in R_ITSELF:
+                raise ValueError(f"{name!r} is a part of R and always there; take it out")
+        return self
+
+
 class ClusterSpec(_Model):
     """Everything a user decides about a cluster."""
 
@@ -207,6 +245,7 @@ class ClusterSpec(_Model):
     sessions: Sessions = Sessions()
     hdfs: Hdfs = Hdfs()
     tables: Tables = Tables()
+    r: RSpec | None = Field(default=None, description="R on nodes behind SSH; without it none is installed")
     spark: dict[Annotated[str, Field(pattern=_SPARK_KEY)], str] = Field(
         default={},
         description="extra Spark settings; memory, ports and secrets are computed and refused here",
@@ -225,6 +264,8 @@ class ClusterSpec(_Model):
             raise ValueError(f"exactly one node is the manager, here: {', '.join(managers) or 'none'}")
         if not self.workers:
             raise ValueError("no node has the role worker, so nothing could run a job")
+        if self.r is not None and self.is_local:
+            raise ValueError("`r` is for nodes behind SSH; here your own R does the work: take `r` out")
         return self
 
     def roles_of(self, node: NodeSpec) -> tuple[Role, ...]:

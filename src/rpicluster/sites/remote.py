@@ -2,7 +2,7 @@
 
 import secrets
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -30,10 +30,12 @@ from rpicluster.nodes.remote import observed as seen
 from rpicluster.nodes.remote.change import Change, Changed, Wanted, require_as_seen
 from rpicluster.nodes.remote.lease import lease
 from rpicluster.nodes.remote.place import RemoteUnit
+from rpicluster.nodes.remote.r_work import RWork, is_r
 from rpicluster.nodes.remote.removal import take_away
 from rpicluster.runtime import store
 from rpicluster.sites.adoption import SPEC_ON_MANAGER
 from rpicluster.sites.leaving import is_leaving
+from rpicluster.sites.r_packages import RPackages
 from rpicluster.sites.remote_look import AskPassword
 from rpicluster.sites.remote_plan import RemotePlan
 from rpicluster.sites.site import Report
@@ -78,10 +80,12 @@ class RemoteSite(RemotePlan):
         self._change = Change(self.place.nodes, self.state, wanted, self._machines)
         with self._lease("rpicluster up", when_lost=self._change.cancel.set):
             require_as_seen(self.place.nodes, self._machines, self.look.unreachable)
+            r, failed = self._r_work(plan, report)
             self.state.remember(unproven=True)
             self.leaving.move_out(report=report)
             rest = replace(plan, steps=tuple(step for step in plan.steps if not is_leaving(step)))
-            self._changed = self._change.carry_out(rest, report=report)
+            self._changed = self._change.carry_out(rest, report=report, r=r)
+            self._changed.failed.update(failed)
             if any((step.node, step.target) == (self.manager, SSHD) for step in plan.steps):
                 self.tunnel.close()  # its sshd goes on with the list of ports that it began with
             if self.manager in self._changed.failed:
@@ -90,6 +94,16 @@ class RemoteSite(RemotePlan):
             spec = (self.directory / "cluster.yml").read_bytes()
             members.place(self.place.nodes, self.manager, {SPEC_ON_MANAGER: RenderedFile(spec, 0o600)})
         self._let_in()
+
+    def _r_work(
+        self, plan: Plan, report: Report
+    ) -> tuple[Mapping[str, RWork], Mapping[str, RpiclusterError]]:
+        """Return what nodes get of R, and errors by node; raises RPackageError before any is changed."""
+        names = [step.node for step in plan.steps if is_r(step)]
+        if not names:
+            return {}, {}
+        about = RPackages(self.place.nodes, self._machines, self._r_request)
+        return about.work(names, report=report)
 
     def _wanted(self, rendered: Rendered, sizes: Sizes) -> Wanted:
         runtime = store.installed()

@@ -2,6 +2,7 @@
 
 import shlex
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from rpicluster.design import layout
@@ -19,9 +20,11 @@ from rpicluster.nodes.remote import placement as places
 from rpicluster.nodes.remote.base import base_of
 from rpicluster.nodes.remote.change import prepare_steps
 from rpicluster.nodes.remote.manifest import owner_of
+from rpicluster.nodes.remote.r_work import RRequest, r_steps
 from rpicluster.nodes.remote.room import no_room
 from rpicluster.nodes.remote.storage import format_steps
 from rpicluster.runtime import store
+from rpicluster.sites.r_packages import r_request
 from rpicluster.sites.remote_look import RemoteLook
 
 TRUST = "users of one cluster trust each other: containers run as the NodeManager's user"
@@ -50,9 +53,11 @@ class RemotePlan(RemoteLook):
         found = make_plan(
             self._written.name, rendered, self._observed(rendered), warnings=self._warnings(sizes)
         )
+        taking_part = {node.name: self._machines[node.name] for node in self.spec.nodes}
         steps = [
             *format_steps(self.storage, self._left_out),
             *prepare_steps(self._bases(sizes), self._machines, self._left_out),
+            *r_steps(self._r_request, taking_part, self._left_out),
         ]
         changes = self.place.with_texts(found.steps) if texts else found.steps
         leaves = self.leaving.steps()
@@ -111,6 +116,11 @@ class RemotePlan(RemoteLook):
         return seen.observed(
             self._machines, self._left_out, units, manager=self.manager, file_system=self._file_system
         )
+
+    @cached_property
+    def _r_request(self) -> RRequest | None:
+        """What is wanted of R on every node; None where cluster.yml asks for none."""
+        return r_request(self._written)
 
     @property
     def _left_out(self) -> dict[str, str]:

@@ -12,7 +12,7 @@ from rpicluster.design.plan import Action, Step
 from rpicluster.design.preview import PATHS
 from rpicluster.design.units import RenderedFile
 from rpicluster.model.facts import NodePaths
-from rpicluster.nodes.remote import manifest
+from rpicluster.nodes.remote import manifest, r_work
 from rpicluster.nodes.remote.manifest import Base
 from rpicluster.nodes.remote.storage import order
 
@@ -45,7 +45,8 @@ class NodeWork:
             return tuple(step.target for step in steps if step.action is action)
 
         return cls(
-            prepare=bool(targets(Action.PREPARE) or targets(Action.FORMAT_DISK)),
+            prepare=any(target != r_work.TARGET for target in targets(Action.PREPARE))
+            or bool(targets(Action.FORMAT_DISK)),
             runtime=next(iter(targets(Action.INSTALL_RUNTIME)), None),
             write=targets(Action.WRITE),
             remove=targets(Action.REMOVE),
@@ -107,13 +108,15 @@ def variables(
     bundle_path: str,
     file_system: str,
     may_reboot: bool,
+    r: r_work.RWork | None = None,
+    r_archive: str = "",
 ) -> dict[str, Any]:
     """Return what the roles are told of one node; `argument_specs.yml` of each role says what each means."""
     rules = files[layout.FIREWALL].content if layout.FIREWALL in work.write else b""
     return {
         "rpicluster_prepare": work.prepare,
         "rpicluster_packages": list(base.packages),
-        "rpicluster_r_packages": [],
+        **r_work.variables(r, r_archive),
         "rpicluster_group": base.group,
         "rpicluster_users": list(base.users),
         "rpicluster_hosts_block": base.hosts_block.rstrip("\n"),

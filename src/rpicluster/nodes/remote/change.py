@@ -28,6 +28,8 @@ from rpicluster.nodes.remote.bundle import (
 from rpicluster.nodes.remote.commands import Nodes, node_script, role_script
 from rpicluster.nodes.remote.manifest import Base, manifest_of, units_of
 from rpicluster.nodes.remote.members import place
+from rpicluster.nodes.remote.r_archive import archive_name, write_archives
+from rpicluster.nodes.remote.r_work import RWork
 from rpicluster.nodes.remote.state import RemoteState
 from rpicluster.nodes.ssh.read_deployed import read_manifest
 
@@ -154,10 +156,13 @@ class Change:
         self._state = state
         self._wanted = wanted
         self._machines = machines
+        self._r: Mapping[str, RWork] = {}
         self.cancel = threading.Event()
 
-    def carry_out(self, plan: Plan, *, report: Report) -> Changed:
+    def carry_out(self, plan: Plan, *, report: Report, r: Mapping[str, RWork] | None = None) -> Changed:
         """Carry the plan out on every node that it names; what failed on a node does not stop the others.
+
+        `r` is what nodes get of R, by name.
 
         Sessions are enabled and left for `settle`. Raises AnsibleFailed when nothing could be run at all.
         """
@@ -165,6 +170,7 @@ class Change:
             node: NodeWork.of([step for step in plan.steps if step.node == node])
             for node in dict.fromkeys(step.node for step in plan.steps)
         }
+        self._r = r or {}
         self._state.journal("apply", plan=plan.hash, nodes=sorted(work))
         started = time.monotonic()
         changed = Changed(failed=self._keep_inventories(work))
@@ -174,6 +180,7 @@ class Change:
             folder, {node: self._host(node, each, folder) for node, each in work.items()}, self._nodes.ssh
         )
         self._write_bundles(folder, work)
+        write_archives(folder, {node: each for node, each in self._r.items() if node in work})
         try:
             outcome = self._run(folder, work, report, changed)
         except BaseException:
@@ -292,6 +299,8 @@ class Change:
             bundle_path=str(folder / f"{node}.json"),
             file_system=self._wanted.file_system,
             may_reboot=self._wanted.may_reboot,
+            r=self._r.get(node),
+            r_archive=str(folder / archive_name(node)),
         )
         return Host(self._nodes.targets[node], about)
 

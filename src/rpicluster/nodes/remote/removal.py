@@ -24,7 +24,7 @@ DIRECTORIES = (
     "/opt/rpicluster",
     "/run/rpicluster-lock.json",
 )
-USERS = (layout.HDFS_USER, layout.YARN_USER, layout.TUNNEL_USER)
+USERS = (layout.HDFS_USER, layout.YARN_USER, layout.TUNNEL_USER, layout.BUILD_USER)
 # What an `up` that broke off before it wrote its manifest may have left.
 _DAEMONS = ("namenode", "datanode", "resourcemanager", "nodemanager", layout.CHECKPOINT, "firewall")
 _UNITS = (*(layout.systemd_unit(name) for name in _DAEMONS), systemd_units.TIMER)
@@ -34,7 +34,7 @@ _FILES = (
     environment_files.SYSCTL,
     sshd_files.SSHD,
 )
-_OURS = ("rpicluster", "rpi-hdfs", "rpi-yarn", "rpi-tunnel")
+_OURS = ("rpicluster", *USERS)
 
 
 def take_away(

@@ -81,6 +81,16 @@ see_python() {
   found=$(command -v python3) && readlink -f "$found"
 }
 
+# Nothing is started: R says of each package what it is in a file.
+see_r() {
+  [ -e /usr/lib/R/library/base/DESCRIPTION ] || return 0
+  for library in /opt/rpicluster/r/library /usr/local/lib/R/site-library /usr/lib/R/site-library /usr/lib/R/library; do
+    grep -sHE '^(Version|Built):' "$library"/*/DESCRIPTION
+  done | sed 's|/DESCRIPTION:\([VB]\)[a-z]*: *\(R \)\{0,1\}|:\1:|; s|;.*||'
+  files /opt/rpicluster/r/done.json
+  true
+}
+
 see_time_state() {
   [ -e /run/systemd/timesync/synchronized ] && echo timesyncd=synchronised
   if command -v chronyc >/dev/null; then
@@ -216,6 +226,7 @@ facts() {
   section virtualization see_virtualization
   section java see_java
   section python see_python
+  section r see_r
   section time see_time_state
   section addresses see_addresses
   section links see_links

@@ -93,6 +93,7 @@ def _system(reader: Reader, probe: ClockProbe | None) -> dict[str, object]:
         "os": reader.read("os", read_system.read_os, None),
         "java": reader.read("java", read_system.read_java, ()),
         "python": python or None,
+        "r": reader.read("r", read_system.read_r, None) if "r" in reader.sections else None,
         "clock": reader.read("clock", lambda text: read_system.read_clock(text, state, probe), Clock()),
         "host_keys": reader.read("host-keys", read_system.read_host_keys, ()),
         "cgroups": reader.read("cgroups", lambda text: read_system.read_cgroups(text, boot), None),

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import json
 import re
 import shlex
 
@@ -12,6 +13,8 @@ from rpicluster.model.machine import (
     HostKeyFact,
     Java,
     OperatingSystem,
+    RInstallation,
+    RPackage,
     SystemdUnit,
 )
 from rpicluster.nodes.ssh.exchange import ClockProbe
@@ -61,6 +64,29 @@ def read_java(text: str) -> tuple[Java, ...]:
             )
         )
     return tuple(javas)
+
+
+def read_r(text: str) -> RInstallation | None:
+    """Return R from lines `LIBRARY/PACKAGE:V:1.2` and `…:B:4.2.2`, in the order in which R searches.
+
+    What rpicluster noted is the line of its file.
+    """
+    found: dict[tuple[str, str], dict[str, str]] = {}
+    done = {}
+    for line in text.splitlines():
+        if line.startswith("/opt/rpicluster/r/done.json:"):
+            done = json.loads(line.partition(":")[2])
+            continue
+        path, kind, value = line.rsplit(":", 2)
+        library, _, name = path.rpartition("/")
+        found.setdefault((library, name), {})[kind] = value.strip()
+    packages: dict[str, RPackage] = {}
+    for (library, name), about in found.items():
+        if "V" in about and name not in packages:
+            packages[name] = RPackage(version=about["V"], built=about.get("B", ""), library=library)
+    if "base" not in packages:
+        return None
+    return RInstallation(version=packages["base"].version, packages=packages, done=done)
 
 
 def read_clock(text: str, state: str, probe: ClockProbe | None) -> Clock:
