@@ -1,4 +1,4 @@
-"""R packages for nodes from a repository that the test builds: fetched, resolved, built by the node's program."""
+"""R packages for nodes from a repository that the test builds: resolved, fetched, built on a node."""
 
 import grp
 import gzip
