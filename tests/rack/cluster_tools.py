@@ -130,5 +130,6 @@ def not_of_packages(lines: list[str]) -> list[str]:
         "/usr/local/share/fonts",
         "/var/lib/",
         "/tmp/",
+        "/var/tmp/systemd-private-",  # named by the boot
     )
     return [line for line in lines if "rpi" in line or not line.partition(": ")[2].startswith(packages)]

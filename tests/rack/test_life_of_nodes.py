@@ -44,12 +44,14 @@ DBI::dbDisconnect(con)
 
 
 @pytest.fixture(scope="module")
-def cluster(make_rack: Callable[[str], RackUnderTest]) -> ClusterUnderTest:
+def cluster(make_rack: Callable[[str], RackUnderTest]) -> Iterator[ClusterUnderTest]:
     rack = make_rack(NAME)
     rack.run("up", "--nodes", "4G,2G,2G")
     give_disk(rack, "pi3")
     units = {"pi1": MANAGER, "pi2": WORKER, "pi3": WORKER}
-    return ClusterUnderTest(rack, inventories(rack, units), units)
+    found = ClusterUnderTest(rack, inventories(rack, units), units)
+    yield found
+    found.spec_path.unlink(missing_ok=True)  # `rack down` keeps one that was edited
 
 
 @pytest.fixture(scope="module")
