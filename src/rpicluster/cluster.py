@@ -303,7 +303,7 @@ class Cluster:
         workers = len([node for node in self.spec.workers if node.name not in self.site.left_out()])
         with self.session() as session:
             _, busy = prove(session, self.spark, workers=min(2, workers), report=report)
-        phases.note(f"a job of 20 million rows ran on {len(busy)} workers")
+        phases.note(f"a job ran on {len(busy)} workers")
 
     # -- asking it -------------------------------------------------------------------------------------
 

@@ -64,7 +64,7 @@ def javas(cluster: ClusterUnderTest, node: str) -> set[str]:
 
 def test_up_installs_java_21_and_runs_a_job_on_both_workers(cluster: ClusterUnderTest) -> None:
     document = json.loads(cluster.rpicluster("up", "--yes", "--json"))
-    assert "a job of 20 million rows ran on 2 workers" in document["timings_s"]
+    assert "a job ran on 2 workers" in document["timings_s"]
     for node in UNITS:
         (java,) = javas(cluster, node)
         assert java.startswith("java-21-openjdk-")

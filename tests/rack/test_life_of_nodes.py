@@ -133,7 +133,7 @@ def test_an_up_that_is_broken_off_and_continued_gives_a_cluster(
 ) -> None:
     break_off(breaking, chance, within_steps=STEPS_OF_UP)
     document = json.loads(cluster.rpicluster("up", "--yes", "--json"))
-    assert "a job of 20 million rows ran on 2 workers" in document["timings_s"]
+    assert "a job ran on 2 workers" in document["timings_s"]
     assert breaking.repeated() == []
 
 

@@ -20,9 +20,10 @@ DAEMONS_TIMEOUT_S = 180.0
 SESSION_TIMEOUT_S = 300.0
 PATIENCE_S = 8.0  # with one part's answer, while everything starts at once
 _JOB_TIMEOUT_S = 120.0
-# Long enough that a second executor is asked for and gets its share: it is one second behind the first.
 _JOB = "SELECT sum(hash(id, 'rpicluster') % 1000) AS total, count(*) AS rows FROM range(0, {rows}, 1, 64)"
-_JOB_ROWS = 20_000_000
+# A second executor is asked for when tasks have waited for a second, and called off when the job has ended
+# before it came. How long that takes nobody knows, so each job is twice as long as the last one.
+_JOB_ROWS, _JOB_ROWS_MAX = 20_000_000, 160_000_000
 
 
 class Phases:
@@ -81,12 +82,12 @@ def prove(
     """
     started = time.monotonic()
     application = session.app_id()
-    before = _tasks(spark, application)
+    before, amount = _tasks(spark, application), _JOB_ROWS
     while True:
         report("proof", f"a job on {workers} workers", 0.5)
-        rows = session.sql(_JOB.format(rows=_JOB_ROWS)).rows()
-        if int(rows[0][1]) != _JOB_ROWS:
-            raise Unhealthy(f"a count over {_JOB_ROWS} rows answered {rows[0][1]}")
+        rows = session.sql(_JOB.format(rows=amount)).rows()
+        if int(rows[0][1]) != amount:
+            raise Unhealthy(f"a count over {amount} rows answered {rows[0][1]}")
         done = {node: n - before.get(node, 0) for node, n in _tasks(spark, application).items()}
         busy = {node: n for node, n in done.items() if n > 0}
         seconds = time.monotonic() - started
@@ -98,6 +99,7 @@ def prove(
                 f"a job was to run on {workers} workers and ran on {', '.join(busy) or 'none'}",
                 hint="rpicluster status",
             )
+        amount = min(2 * amount, _JOB_ROWS_MAX)
 
 
 def _tasks(spark: "SparkRest", application: str) -> dict[str, int]:
