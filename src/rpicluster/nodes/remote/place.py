@@ -15,7 +15,7 @@ from rpicluster.model.machine import MachineFacts
 from rpicluster.model.spec import ClusterSpec
 from rpicluster.nodes.remote.commands import Nodes, node_script
 from rpicluster.nodes.remote.manifest import absolute, units_of
-from rpicluster.nodes.remote.observed import unit_state
+from rpicluster.nodes.remote.observed import UNIT_PREFIX, UNIT_SUFFIX, unit_state
 from rpicluster.nodes.remote.placement import target_of
 from rpicluster.nodes.remote.state import RemoteState
 from rpicluster.nodes.ssh.observe import Observation, observe_nodes
@@ -131,7 +131,7 @@ class RemotePlace:
         """Return the state of `units`, names by node, and why nodes do not answer; within 1.3 s."""
 
         def ask(node: str) -> list[RemoteUnit]:
-            names = [f"rpicluster-{unit}.service" for unit in units[node]]
+            names = [_service(unit) for unit in units[node]]
             properties = (
                 "Id,LoadState,ActiveState,SubState,UnitFileState,Result,NRestarts,MainPID,ExecMainStatus"
             )
@@ -142,10 +142,21 @@ class RemotePlace:
                 deadline_s=deadline_s,
             )
             found = read_units(answer.decode(errors="replace"))
-            return [_unit(node, unit, found.get(f"rpicluster-{unit}.service")) for unit in units[node]]
+            return [_unit(node, unit, found.get(_service(unit))) for unit in units[node]]
 
         done, failed = self.nodes.each(ask, units)
         return [u for of_node in done.values() for u in of_node], {n: e.message for n, e in failed.items()}
+
+    def seen_units(self, units: Mapping[str, tuple[str, ...]], look: Look) -> list[RemoteUnit]:
+        """Return the state of `units`, names by node, as a look saw them."""
+        found = []
+        for node, names in units.items():
+            machine, why = look.machines[node], look.unreachable.get(node)
+            if machine is None or why is not None:
+                found += [RemoteUnit(node, name, "unknown", None, why or "never seen") for name in names]
+            else:
+                found += [_unit(node, name, machine.units.get(_service(name))) for name in names]
+        return found
 
     def session_report(self, user: str, *, deadline_s: float = _STATUS_DEADLINE_S) -> dict[str, Any] | None:
         """Return what the keeper of a user's session last wrote; None before it wrote anything."""
@@ -199,6 +210,10 @@ def _systemctl(
     nodes: Nodes, verb: str, units: Mapping[str, tuple[str, ...]], kinds: tuple[str, ...]
 ) -> Callable[[str], None]:
     return lambda node: nodes.systemctl(node, verb, [unit for unit in units[node] if unit.startswith(kinds)])
+
+
+def _service(unit: str) -> str:
+    return f"{UNIT_PREFIX}{unit}{UNIT_SUFFIX}"
 
 
 def _unit(node: str, name: str, unit: Any) -> RemoteUnit:
