@@ -2,7 +2,6 @@
 
 import io
 import json
-import tarfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -101,6 +100,8 @@ class RemotePlace:
 
     def with_texts(self, steps: Sequence[Step]) -> tuple[Step, ...]:
         """Return the steps with what files that change or go say now, for a diff; one command a node."""
+        import tarfile
+
         wanted: dict[str, list[str]] = {}
         for step in steps:
             if step.before and step.action in (Action.WRITE, Action.REMOVE):
