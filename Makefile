@@ -7,7 +7,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 DEPS := $(VENV)/.installed
 
-.PHONY: help demo test test-long test-arm64 check format wheel docs bench clean system test-system
+.PHONY: help demo test test-long test-arm64 check format wheel docs bench bench-rack clean system test-system
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -43,6 +43,9 @@ docs: $(DEPS) ## Write the generated reference pages again
 
 bench: system $(DEPS) ## Measure what README and docs claim
 	$(BIN)/python benchmarks/run.py
+
+bench-rack: test-system $(DEPS) ## Measure what the docs claim of real nodes, on virtual Pis; needs root
+	$(BIN)/python benchmarks/rack.py
 
 system: ## Java 17, R and its Debian packages, by apt where that is allowed
 	@PYTHON=$(PYTHON) ./scripts/system-packages

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
@@ -49,6 +49,7 @@ from rpicluster.sites.spec_file import SOURCE_FILE, SPEC_FILE, read_spec, spec_f
 if TYPE_CHECKING:
     from rpicluster.health.doctor import Examination
     from rpicluster.health.findings.observation import ClusterObservation
+    from rpicluster.health.probes import UnitState
     from rpicluster.health.status import Part, Status
     from rpicluster.nodes.ssh.openssh import HostKey
     from rpicluster.services.connect.connection import Connection
@@ -250,9 +251,13 @@ class Cluster:
 
     def remember(self) -> None:
         """Keep in the state: cluster.yml, and where it was."""
-        folder = self.site.directory
-        write_file(folder / SPEC_FILE, self.spec_path.read_bytes(), 0o600)
-        write_file(folder / SOURCE_FILE, str(self.spec_path.absolute()).encode(), 0o600)
+        folder, source = self.site.directory, str(self.spec_path.absolute()).encode()
+        for path, content in (
+            (folder / SPEC_FILE, self.spec_path.read_bytes()),
+            (folder / SOURCE_FILE, source),
+        ):
+            if not path.exists() or path.read_bytes() != content:
+                write_file(path, content, 0o600)
 
     def _phases(self, report: Report) -> Phases:
         where = f"; logs are in {self.site.directory}/logs" if self.spec.is_local else ""
@@ -286,7 +291,8 @@ class Cluster:
 
     def _all_answer(self, phases: Phases) -> bool:
         """Ask every part once; what an `up` without changes needs to know."""
-        if not self.connection_path.exists() or any(part.state != "ok" for part in self._ask_parts()):
+        units = self.site.seen_units() if isinstance(self.site, RemoteSite) else None
+        if not self.connection_path.exists() or any(p.state != "ok" for p in self._ask_parts(units=units)):
             return False
         phases.note("nothing to change, every part answers")
         return True
@@ -388,12 +394,15 @@ class Cluster:
         self._require_applied()
         return Status(self.name, self._ask_parts())
 
-    def _ask_parts(self, deadline_s: float = DEADLINE_S) -> "tuple[Part, ...]":
+    def _ask_parts(
+        self, deadline_s: float = DEADLINE_S, *, units: "Sequence[UnitState] | None" = None
+    ) -> "tuple[Part, ...]":
+        """Ask every part; `units` are the processes' states where they were just seen."""
         from rpicluster.health.probes import ClusterProbes
         from rpicluster.health.status import Part, ask_all
 
         try:
-            units = self.site.unit_states(deadline_s)
+            units = self.site.unit_states(deadline_s) if units is None else units
         except LocalEngineError as error:
             return (Part("supervisord", "this machine", "frozen", error.message),)
         probes = ClusterProbes(

@@ -48,7 +48,11 @@ def fake_runtime(folder: Path) -> Path:
     files = {}
     for name, content in {"jars/a.jar": os.urandom(50_000), "RELEASE": b"one\n"}.items():
         (folder / name).write_bytes(content)
-        files[name] = {"sha256": hashlib.sha256(content).hexdigest(), "size_bytes": len(content)}
+        files[name] = {
+            "sha256": hashlib.sha256(content).hexdigest(),
+            "size_bytes": len(content),
+            "mode": 0o644,
+        }
     (folder / MANIFEST).write_text(json.dumps({"size_bytes": 50_004, "files": files}))
     return folder
 

@@ -32,7 +32,7 @@ def make_runtime(folder: Path) -> Path:
         files[name] = {
             "sha256": sha256(content).hexdigest(),
             "size_bytes": size,
-            "mode": 420,
+            "mode": path.stat().st_mode & 0o777,
             "same_as": None,
         }
     os.link(folder / "jars/a.jar", folder / "a-again.jar")
@@ -52,6 +52,7 @@ class Node:
         following: dict[str, object] | None,
         first: bool,
         kept: frozenset[str] = frozenset(),
+        or_stdin: bool = False,
     ) -> None:
         self.folder = parent / name / "runtimes" / "abc"
         token = name.ljust(64, "x")
@@ -62,8 +63,11 @@ class Node:
             stderr=subprocess.PIPE,
         )
         order = {
-            "folder": str(self.folder), "manifest_sha256": manifest, "address": "127.0.0.1",
-            "listen": None if first else {"token": token}, "next": following, "kept": sorted(kept),
+            "folder": str(self.folder), "manifest_sha256": manifest,
+            "manifest_bytes": (parent / "source" / MANIFEST).stat().st_size,
+            "address": "127.0.0.1",
+            "listen": None if first else {"token": token, "or_stdin": or_stdin},
+            "next": following, "kept": sorted(kept),
         }  # fmt: skip
         self.stdin.write(json.dumps(order).encode() + b"\n")
         self.stdin.flush()
@@ -94,6 +98,11 @@ def chain(
         following = node.me
         nodes.insert(0, node)
     return nodes
+
+
+def beginning(package: Package) -> bytes:
+    """Return a stream that breaks off within jars/a.jar; bin/run is whole."""
+    return b"".join(bytes(chunk) for chunk in send._stream(package))[:2_000_000]
 
 
 def pour(package: Package, node: Node, kept: frozenset[str] = frozenset()) -> None:
@@ -138,6 +147,7 @@ def test_another_manifest_than_the_one_that_came_over_ssh_is_refused(tmp_path: P
     pour(package, node)
     status, _, err = node.end()
     assert status != 0
+    assert "Traceback" not in err
     assert "the manifest that arrived is not the one that was sent" in err
     assert not node.folder.exists()
 
@@ -145,16 +155,12 @@ def test_another_manifest_than_the_one_that_came_over_ssh_is_refused(tmp_path: P
 def test_a_stream_that_breaks_off_installs_nothing_and_the_next_one_cleans_up(tmp_path: Path) -> None:
     package = Package(make_runtime(tmp_path / "source"), "unused")
     (node,) = chain(tmp_path, package.manifest_sha256, ("pi1",))
-    whole = subprocess.run(
-        ["tar", "-cf", "-", "-C", str(package.source), MANIFEST, "jars/a.jar"],
-        capture_output=True,
-        check=True,
-    ).stdout
-    node.stdin.write(whole[:2_000_000])
+    node.stdin.write(beginning(package))
     node.stdin.close()
     node.process.stdin = None
-    status, _, _ = node.end()
+    status, _, err = node.end()
     assert status != 0
+    assert err == "the stream: it ended too early\n"
     assert not node.folder.exists()
     assert [p.name for p in node.folder.parent.iterdir()] == [".new-abc"]
     (again,) = chain(tmp_path, package.manifest_sha256, ("pi1",))
@@ -179,26 +185,22 @@ def test_what_a_broken_stream_brought_whole_is_not_sent_again(tmp_path: Path) ->
     package = Package(make_runtime(tmp_path / "source"), "unused")
     manifest = package.manifest_sha256
     (node,) = chain(tmp_path, manifest, ("pi1",))
-    names = [MANIFEST, "bin/run", "jars/b.jar", "jars/a.jar"]
-    whole = subprocess.run(
-        ["tar", "-cf", "-", "-C", str(package.source), *names], capture_output=True, check=True
-    ).stdout
-    node.stdin.write(whole[:2_000_000])
+    node.stdin.write(beginning(package))
     node.stdin.close()
     node.process.stdin = None
     assert node.end()[0] != 0
     fresh = node.folder.parent / ".new-abc"
     assert (fresh / "jars/a.jar").exists(), "half of it"
     kept = whole_files(node, manifest)
-    assert kept == {"bin/run", "jars/b.jar"}
-    inode = (fresh / "jars/b.jar").stat().st_ino
+    assert kept == {"bin/run"}
+    inode = (fresh / "bin/run").stat().st_ino
     (fresh / "stray").write_text("of nobody")
 
     (again,) = chain(tmp_path, manifest, ("pi1",), kept)
     pour(package, again, kept)
     status, _, err = again.end()
     assert (status, err) == (0, "")
-    assert (node.folder / "jars/b.jar").stat().st_ino == inode
+    assert (node.folder / "bin/run").stat().st_ino == inode
     assert not (node.folder / "stray").exists()
     for path in package.source.rglob("*"):
         if path.is_file():
@@ -270,6 +272,46 @@ def test_who_does_not_know_the_token_is_not_let_in(tmp_path: Path) -> None:
     pour(package, first)
     assert first.end()[0] == 0
     assert second.end()[0] == 0
+
+
+def test_the_control_machine_sends_past_ssh_where_it_reaches_the_node(tmp_path: Path) -> None:
+    package = Package(make_runtime(tmp_path / "source"), "unused")
+    node = Node(tmp_path, "pi1", package.manifest_sha256, None, first=False, or_stdin=True)
+    way = send._reach("127.0.0.1", int(str(node.me["port"])), str(node.me["token"]))
+    assert way is not None
+    node.stdin.close()
+    node.process.stdin = None
+    send._send(package, way, threading.Event())
+    assert node.end()[0] == 0
+    assert (node.folder / "jars/a.jar").read_bytes() == (package.source / "jars/a.jar").read_bytes()
+
+
+def test_where_it_does_not_reach_the_node_the_stream_comes_through_ssh(tmp_path: Path) -> None:
+    package = Package(make_runtime(tmp_path / "source"), "unused")
+    node = Node(tmp_path, "pi1", package.manifest_sha256, None, first=False, or_stdin=True)
+    pour(package, node)
+    assert node.end()[0] == 0
+    assert (node.folder / "bin/run").is_file()
+
+
+def test_another_machine_at_the_nodes_address_gets_nothing(tmp_path: Path) -> None:
+    import socket
+
+    got = []
+    with socket.create_server(("127.0.0.1", 0)) as stranger:
+
+        def answer() -> None:
+            connection, _ = stranger.accept()
+            with connection:
+                got.append(connection.recv(64, socket.MSG_WAITALL))
+                connection.sendall(b"z" * 64)
+                got.append(connection.recv(64))
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        assert send._reach("127.0.0.1", stranger.getsockname()[1], "t" * 64) is None
+        thread.join(10)
+    assert got == [b"t" * 64, b""]
 
 
 # -- place.py ------------------------------------------------------------------------------------------

@@ -2,8 +2,8 @@
 
 import re
 from collections.abc import Iterable
+from html import escape  # xml.sax.saxutils would load all of urllib.request and email
 from typing import NamedTuple
-from xml.sax.saxutils import escape
 
 HEADER = "written by rpicluster, changes are overwritten; see plan --diff"
 # XML 1.0 knows no other control characters, and neither format survives a line break in a value.
@@ -42,9 +42,8 @@ def as_xml(settings: Iterable[Setting]) -> bytes:
         "<configuration>",
     ]
     for entry in _sorted(settings):
-        lines.append(
-            f"  <property><name>{escape(entry.key)}</name><value>{escape(entry.value)}</value></property>"
-        )
+        key, value = escape(entry.key, quote=False), escape(entry.value, quote=False)
+        lines.append(f"  <property><name>{key}</name><value>{value}</value></property>")
     return "\n".join([*lines, "</configuration>", ""]).encode()
 
 

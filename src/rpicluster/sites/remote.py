@@ -279,6 +279,10 @@ class RemoteSite(RemotePlan):
         ]
         return [*units, *silent]
 
+    def seen_units(self) -> Sequence[UnitState]:
+        """Return every unit's state as the look saw it, without asking again."""
+        return self.place.seen_units(self._units_by_node(), self.look)
+
     def _units_by_node(self) -> dict[str, tuple[str, ...]]:
         units = {}
         for name, placed in self.placement.nodes.items():

@@ -1,17 +1,18 @@
-"""The control machine's side: one stream over SSH to the first node, which passes it on to the next."""
+"""The control machine's side: one stream to the first node, which passes it on to the next."""
 
 import contextlib
 import json
 import secrets
-import tarfile
+import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO
 
 from rpicluster.errors import RpiclusterError
 from rpicluster.model.spec import SshTarget
@@ -22,7 +23,9 @@ MANIFEST = "rpicluster-runtime.json"
 _TOKEN_BYTES = 32
 _HASHED_S = 120.0  # a Pi hashes 500 MB from a slow card
 _STORED_S = 300.0  # a slow card writes 500 MB to its end
-_PIPE_BYTES = 1 << 20
+_REACH_S = 2.0  # for an address that may lead nowhere from here
+_SILENCE_S = 60.0
+_CHUNK_BYTES = 1 << 20
 Report = Callable[[str, str, int], None]  # (node, phase, bytes so far)
 
 
@@ -43,19 +46,33 @@ class Package:
     source: Path
     folder: str
 
+    @cached_property
+    def manifest(self) -> bytes:
+        """What lists every file with its size and hash."""
+        return (self.source / MANIFEST).read_bytes()
+
     @property
     def manifest_sha256(self) -> str:
         """The hash by which a node knows the right manifest, and by that every file."""
-        return sha256((self.source / MANIFEST).read_bytes()).hexdigest()
+        return sha256(self.manifest).hexdigest()
+
+    @property
+    def order(self) -> dict[str, object]:
+        """What every receiver is told of it."""
+        return {
+            "folder": self.folder,
+            "manifest_sha256": self.manifest_sha256,
+            "manifest_bytes": len(self.manifest),
+        }
 
     @property
     def size_bytes(self) -> int:
-        """What is sent, without tar's own blocks."""
-        return int(json.loads((self.source / MANIFEST).read_text())["size_bytes"])
+        """What is sent, without the manifest."""
+        return int(json.loads(self.manifest)["size_bytes"])
 
     def without_half_links(self, names: frozenset[str]) -> frozenset[str]:
-        """Leave out names of one file on disk unless all of them are there: a tar links within itself."""
-        files = json.loads((self.source / MANIFEST).read_text(encoding="utf-8"))["files"]
+        """Leave out names of one file on disk unless all of them are there: they are linked when all is."""
+        files = json.loads(self.manifest)["files"]
         pairs = [(name, about["same_as"]) for name, about in files.items() if about.get("same_as")]
         half = {original for name, original in pairs if not {name, original} <= names}
         return names - half - {name for name, original in pairs if original in half}
@@ -121,21 +138,46 @@ def _chain(
             )
             token = secrets.token_hex(_TOKEN_BYTES)
             order: dict[str, object] = {
-                "folder": package.folder,
-                "manifest_sha256": package.manifest_sha256,
+                **package.order,
                 "address": node.address,
-                "listen": None if is_first else {"token": token},
+                "listen": {"token": token, "or_stdin": is_first},
                 "next": following,
                 "kept": sorted(kept),
             }
             mine = receivers[name] = _Receiver(name, stream, report)
             mine.begin(order, more=is_first)
-            if not is_first:
-                port = mine.port()
-                following = {"address": node.address, "port": port, "token": token} if port else following
-        first = receivers[next(iter(nodes))]
-        _send(package, first.stream.stdin, cancel, kept)
+            port = mine.port()
+            following = {"address": node.address, "port": port, "token": token} if port else following
+            if is_first:
+                way = _reach(node.address, port, token) if port else None
+                if way is not None:
+                    stack.callback(_close, way)
+                    stream.stdin.close()  # what feeds sudo would wait for it without end
+                _send(package, way or stream.stdin, cancel, kept)
         return {name: error for name, mine in receivers.items() if (error := mine.end(cancel))}
+
+
+def _reach(address: str, port: int, token: str) -> IO[bytes] | None:
+    """Return a way to a receiver past SSH, whose ciphers cost as much as all the rest; None if there is none.
+
+    The same that one node has to the next: the stream holds public software, and a hash that came over SSH
+    guards it. Who cannot answer to the token is another machine at an address that means something else here.
+    """
+    try:
+        with socket.create_connection((address, port), _REACH_S) as connection:
+            connection.sendall(token.encode())
+            answer = connection.recv(2 * _TOKEN_BYTES, socket.MSG_WAITALL)
+            if answer != sha256(token.encode()).hexdigest().encode():
+                return None
+            connection.settimeout(_SILENCE_S)
+            return connection.makefile("wb")  # closed with it
+    except OSError:
+        return None
+
+
+def _close(way: IO[bytes]) -> None:
+    with contextlib.suppress(OSError):  # the receiver has ended
+        way.close()
 
 
 def _program(name: str) -> str:
@@ -224,65 +266,39 @@ class _Receiver:
 def _send(
     package: Package, stdin: IO[bytes], cancel: threading.Event, kept: frozenset[str] = frozenset()
 ) -> None:
-    """Write the tar stream without the files `kept`; a receiver that has ended says itself why."""
-    with contextlib.suppress(OSError, _Cancelled):
-        with tarfile.open(
-            fileobj=cast(Any, _Watched(stdin, cancel)), mode="w|", bufsize=_PIPE_BYTES
-        ) as archive:
-            _fill(archive, package, kept)
+    """Write the stream without the files `kept`; a receiver that has ended says itself why."""
+    with contextlib.suppress(OSError):
+        for chunk in _stream(package, kept):
+            if cancel.is_set():
+                return
+            stdin.write(chunk)
         stdin.close()
 
 
 def write_stream(package: Package, path: Path) -> None:
-    """Write to a new file what a lone receiver reads from its stdin: its order, then the tar stream."""
-    order = {
-        "folder": package.folder,
-        "manifest_sha256": package.manifest_sha256,
-        "address": "",
-        "listen": None,
-        "next": None,
-    }
+    """Write to a new file what a lone receiver reads from its stdin: its order, then the stream."""
+    order = {**package.order, "address": "", "listen": None, "next": None}
     with path.open("xb") as file:
         file.write(json.dumps(order).encode() + b"\n")
-        with tarfile.open(fileobj=file, mode="w|", bufsize=_PIPE_BYTES) as archive:
-            _fill(archive, package)
+        for chunk in _stream(package):
+            file.write(chunk)
 
 
-def _fill(archive: tarfile.TarFile, package: Package, kept: frozenset[str] = frozenset()) -> None:
-    for path in _in_order(package.source):
-        name = str(path.relative_to(package.source))
-        if name not in kept:
-            archive.add(path, arcname=name, recursive=False, filter=_plain)
+def _stream(package: Package, kept: frozenset[str] = frozenset()) -> Iterator[memoryview]:
+    """Yield the manifest, then every file that it lists, by name; receive.py says what is left out.
 
-
-class _Cancelled(Exception):
-    pass
-
-
-class _Watched:
-    """A writer that gives up when it is told to."""
-
-    def __init__(self, file: IO[bytes], cancel: threading.Event) -> None:
-        self._file = file
-        self._cancel = cancel
-
-    def write(self, chunk: bytes) -> int:
-        if self._cancel.is_set():
-            raise _Cancelled
-        return self._file.write(chunk)
-
-
-def _plain(member: tarfile.TarInfo) -> tarfile.TarInfo:
-    member.uid = member.gid = 0
-    member.uname = member.gname = "root"
-    return member
-
-
-def _in_order(source: Path) -> Iterator[Path]:
-    """Yield the manifest, then every file that it lists."""
-    yield source / MANIFEST
-    document = json.loads((source / MANIFEST).read_text(encoding="utf-8"))
-    for name in sorted(
-        document["files"], key=lambda name: (bool(document["files"][name].get("same_as")), name)
-    ):
-        yield source / name
+    Each chunk is valid until the next one. A file that is not as long as the manifest says ends the stream.
+    """
+    yield memoryview(package.manifest)
+    buffer = memoryview(bytearray(_CHUNK_BYTES))
+    for name, about in sorted(json.loads(package.manifest)["files"].items()):
+        if name in kept or about.get("same_as"):
+            continue
+        left = int(about["size_bytes"])
+        with (package.source / name).open("rb", buffering=0) as file:
+            while left:
+                count = file.readinto(buffer[:left])
+                if not count:
+                    return
+                left -= count
+                yield buffer[:count]

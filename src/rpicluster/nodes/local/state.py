@@ -243,8 +243,11 @@ def user_name(uid: int) -> str:
         return str(uid)
 
 
-def write_file(path: Path, content: bytes, mode: int) -> None:
-    """Write `path` whole or not at all, also in a power cut: temporary file, fsync, rename, fsync."""
+def write_file(path: Path, content: bytes, mode: int, *, durable: bool = True) -> None:
+    """Write `path` whole or not at all, also in a power cut: temporary file, fsync, rename, fsync.
+
+    Without `durable` a power cut may leave it empty: for what is written often and can be made again.
+    """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, dir=path.parent)
     try:
@@ -252,12 +255,14 @@ def write_file(path: Path, content: bytes, mode: int) -> None:
             file.write(content)
             os.fchmod(file.fileno(), mode)
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         Path(name).replace(path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
-    sync_directory(path.parent)
+    if durable:
+        sync_directory(path.parent)
 
 
 TEMPORARY_PREFIX = ".rpicluster-new-"  # what a killed write leaves; the next look removes it

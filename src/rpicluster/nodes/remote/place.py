@@ -2,7 +2,6 @@
 
 import io
 import json
-import tarfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -17,7 +16,7 @@ from rpicluster.model.spec import ClusterSpec
 from rpicluster.nodes.remote.commands import Nodes, node_script
 from rpicluster.nodes.remote.finding import Finder
 from rpicluster.nodes.remote.manifest import absolute, units_of
-from rpicluster.nodes.remote.observed import unit_state
+from rpicluster.nodes.remote.observed import UNIT_PREFIX, UNIT_SUFFIX, unit_state
 from rpicluster.nodes.remote.placement import target_of
 from rpicluster.nodes.remote.state import RemoteState
 from rpicluster.nodes.ssh.observe import Observation, observe_nodes
@@ -106,6 +105,8 @@ class RemotePlace:
 
     def with_texts(self, steps: Sequence[Step]) -> tuple[Step, ...]:
         """Return the steps with what files that change or go say now, for a diff; one command a node."""
+        import tarfile
+
         wanted: dict[str, list[str]] = {}
         for step in steps:
             if step.before and step.action in (Action.WRITE, Action.REMOVE):
@@ -143,7 +144,7 @@ class RemotePlace:
         """
 
         def ask(node: str) -> list[RemoteUnit]:
-            names = [f"rpicluster-{unit}.service" for unit in units[node]]
+            names = [_service(unit) for unit in units[node]]
             disk = (disks or {}).get(node)
             names += [unit_name(disk)] if disk else []
             properties = (
@@ -161,7 +162,7 @@ class RemotePlace:
                 _unit(
                     node,
                     unit,
-                    found.get(f"rpicluster-{unit}.service"),
+                    found.get(_service(unit)),
                     missing="" if mounted or unit not in layout.ON_DISK else str(disk),
                 )
                 for unit in units[node]
@@ -169,6 +170,17 @@ class RemotePlace:
 
         done, failed = self.nodes.each(ask, units)
         return [u for of_node in done.values() for u in of_node], {n: e.message for n, e in failed.items()}
+
+    def seen_units(self, units: Mapping[str, tuple[str, ...]], look: Look) -> list[RemoteUnit]:
+        """Return the state of `units`, names by node, as a look saw them."""
+        found = []
+        for node, names in units.items():
+            machine, why = look.machines[node], look.unreachable.get(node)
+            if machine is None or why is not None:
+                found += [RemoteUnit(node, name, "unknown", None, why or "never seen") for name in names]
+            else:
+                found += [_unit(node, name, machine.units.get(_service(name))) for name in names]
+        return found
 
     def session_report(self, user: str, *, deadline_s: float = _STATUS_DEADLINE_S) -> dict[str, Any] | None:
         """Return what the keeper of a user's session last wrote; None before it wrote anything."""
@@ -222,6 +234,10 @@ def _systemctl(
     nodes: Nodes, verb: str, units: Mapping[str, tuple[str, ...]], kinds: tuple[str, ...]
 ) -> Callable[[str], None]:
     return lambda node: nodes.systemctl(node, verb, [unit for unit in units[node] if unit.startswith(kinds)])
+
+
+def _service(unit: str) -> str:
+    return f"{UNIT_PREFIX}{unit}{UNIT_SUFFIX}"
 
 
 def _unit(node: str, name: str, unit: Any, *, missing: str = "") -> RemoteUnit:

@@ -72,7 +72,7 @@ class RemoteState:
         """Keep what was seen of a node, for when it cannot be asked."""
         path = self.directory / "facts" / f"{node}.json"
         text = machine.model_dump_json(exclude={"deployed", "manifest", "kernel_log", "listeners"})
-        write_file(path, text.encode(), 0o600)
+        write_file(path, text.encode(), 0o600, durable=False)
 
     def known_facts(self, node: str) -> MachineFacts | None:
         """Return what was last seen of a node, None if it never was."""

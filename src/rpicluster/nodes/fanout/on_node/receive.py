@@ -1,8 +1,11 @@
-"""Runs on a node as root: receives the runtime as a tar stream, passes it on, checks it, renames it in.
+"""Runs on a node as root: receives the runtime as a stream, passes it on, checks it, renames it in.
 
-The first line of stdin is JSON: {"folder": where it goes, "manifest_sha256", "address": of this node,
-"listen": {"token"} or null to read the stream from stdin, "next": {"address", "port", "token"} or null,
-"kept": [names of files that are here already, from a stream that was broken off; kept.py has checked them]}.
+The first line of stdin is JSON: {"folder": where it goes, "manifest_sha256", "manifest_bytes", "address": of
+this node, "listen": {"token", "or_stdin": whether the stream may come there instead} or null to read it from
+stdin, "next": {"address", "port", "token"} or null, "kept": [names of files that are here already, from a
+stream that was broken off; kept.py has checked them]}. The stream is the manifest, then the bytes of every
+file that it lists, by name, but for those that are kept and those that are links; the manifest knows where
+each ends.
 Prints `port N`, `bytes N`, `next-failed WHY`, and at the end `done`. Needs Python 3.8.
 
 Between nodes the stream is plain TCP: it holds public software only, and what arrives is checked against a
@@ -13,15 +16,19 @@ import contextlib
 import fcntl
 import hashlib
 import hmac
+import io
 import json
 import os
+import queue
+import select
 import shutil
 import socket
 import sys
-import tarfile
+import threading
 import time
 
-CHUNK = 1 << 20
+CHUNK = 1 << 18
+AHEAD = 16  # chunks that a slow disk may lie behind the network
 CONNECT_S = 5.0
 ACCEPT_S = 60.0
 SILENCE_S = 60.0
@@ -36,50 +43,93 @@ def tell(text):
     print(text, flush=True)
 
 
-class Relay:
-    """A readable stream that passes on what is read from it."""
+class Incoming:
+    """The stream in pieces. A thread reads ahead and passes on: no node waits for another's hashing."""
 
     def __init__(self, read, following):
         """Read with `read(count)`; pass on to the socket `following`, if there is one."""
-        self.read_some, self.following = read, following
-        self.count, self.told_at = 0, 0.0
+        self.read, self.following = read, following
+        self.ahead = queue.Queue(AHEAD)
+        self.left = memoryview(b"")
+        self.thread = threading.Thread(target=self.pump, daemon=True)
+        self.thread.start()
 
-    def read(self, count):
-        """Return up to `count` bytes, b"" at the end."""
-        chunk = self.read_some(min(count, CHUNK))
-        self.count += len(chunk)
-        if self.following is not None and chunk:
-            try:
-                self.following.sendall(chunk)
-            except OSError as error:
-                tell(f"next-failed {error}")
-                self.following.close()
-                self.following = None
-        now = time.monotonic()
-        if now - self.told_at > TELL_S:
-            self.told_at = now
-            tell(f"bytes {self.count}")
-        return chunk
+    def pump(self):
+        """Read to the end of the stream; what goes wrong is raised where the pieces are taken."""
+        count, told_at = 0, 0.0
+        try:
+            while chunk := self.read(CHUNK):
+                count += len(chunk)
+                self.pass_on(chunk)
+                self.ahead.put(chunk)
+                now = time.monotonic()
+                if now - told_at > TELL_S:
+                    told_at = now
+                    tell(f"bytes {count}")
+            self.ahead.put(b"")
+        except OSError as error:
+            self.ahead.put(error)
+        tell(f"bytes {count}")
+
+    def pass_on(self, chunk):
+        """Send to the next node, until that fails."""
+        if self.following is None:
+            return
+        try:
+            self.following.sendall(chunk)
+        except OSError as error:
+            tell(f"next-failed {error}")
+            self.following.close()
+            self.following = None
+
+    def pieces(self, count):
+        """Yield the next `count` bytes; raises EOFError when there are fewer."""
+        while count:
+            if not self.left:
+                chunk = self.ahead.get()
+                if isinstance(chunk, OSError):
+                    raise chunk
+                if not chunk:
+                    self.ahead.put(b"")
+                    raise EOFError("it ended too early")
+                self.left = memoryview(chunk)
+            piece, self.left = self.left[:count], self.left[count:]
+            count -= len(piece)
+            yield piece
 
     def finish(self):
-        """Read to the end and close what follows."""
-        while self.read(CHUNK):
+        """Wait for the end of the stream, and close what follows."""
+        while not isinstance(chunk := self.ahead.get(), OSError) and chunk:
             pass
-        tell(f"bytes {self.count}")
+        self.thread.join()
         if self.following is not None:
             self.following.shutdown(socket.SHUT_WR)
             self.following.close()
 
 
-def listen(address, token):
-    """Return a connection from the node before; only the one that knows the token is let in."""
+def listen(address, token, stdin):
+    """Return a connection from the one before; only who knows the token is let in, and gets the answer.
+
+    None when `stdin`, if it is given, has something to read first: the control machine cannot reach us here.
+    """
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as door:
-        door.bind((address, 0))
+        try:
+            door.bind((address, 0))
+        except OSError:
+            if stdin is None:
+                raise
+            tell("port 0")
+            return None
         door.listen(4)
         door.settimeout(ACCEPT_S)
         tell(f"port {door.getsockname()[1]}")
         while True:
+            ready, _, _ = select.select([door, stdin] if stdin else [door], [], [], ACCEPT_S)
+            if not ready:
+                raise socket.timeout("nobody has come")
+            if stdin in ready:
+                return None
             connection, _ = door.accept()
             connection.settimeout(CONNECT_S)
             given = b""
@@ -90,63 +140,66 @@ def listen(address, token):
                     given += more
             if hmac.compare_digest(given, token.encode()):
                 connection.settimeout(SILENCE_S)
+                connection.sendall(answer_to(token))
                 return connection
             connection.close()
 
 
+def answer_to(token):
+    """Return what only the one who was told the token can answer: an address may lead to somebody else."""
+    return hashlib.sha256(token.encode()).hexdigest().encode()
+
+
 def connect(following):
     """Return a connection to the next node, None when it cannot be made."""
+    address, port, token = following["address"], following["port"], following["token"]
     try:
-        connection = socket.create_connection((following["address"], following["port"]), CONNECT_S)
+        connection = socket.create_connection((address, port), CONNECT_S)
+        connection.sendall(token.encode())
+        if connection.recv(TOKEN_CHARACTERS, socket.MSG_WAITALL) != answer_to(token):
+            raise OSError(f"{address} is somebody else")
     except OSError as error:
         tell(f"next-failed {error}")
         return None
     connection.settimeout(SILENCE_S)
-    connection.sendall(following["token"].encode())
     return connection
 
 
-def unpack(stream, fresh, manifest_sha256, kept):
-    """Unpack into the folder `fresh`; end with a message at the first byte that is not as it should be."""
-    expected, seen = None, set(kept)
-    with tarfile.open(fileobj=stream, mode="r|", bufsize=CHUNK) as archive:
-        for member in archive:
-            name = member.name
-            if name.startswith("/") or ".." in name.split("/"):
-                sys.exit(f"the stream names a file outside of its folder: {name}")
-            path = os.path.join(fresh, name)
-            os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)
-            if expected is None and name != MANIFEST:
-                sys.exit("the stream does not begin with its manifest")
-            if member.islnk():
-                os.link(os.path.join(fresh, member.linkname), path)
-                digest = expected.get(member.linkname, {}).get("sha256")
-            elif member.isreg():
-                digest = write(archive.extractfile(member), path, member.mode & 0o777)
-            else:
-                sys.exit(f"the stream holds something that is no file: {name}")
-            if expected is None:
-                if digest != manifest_sha256:
-                    sys.exit("the manifest that arrived is not the one that was sent")
-                with open(path, encoding="utf-8") as file:
-                    expected = json.load(file)["files"]
-                continue
-            if expected.get(name, {}).get("sha256") != digest:
+def unpack(incoming, fresh, wanted, kept):
+    """Write the manifest and its files into the folder `fresh`; end at the first that is not as sent."""
+    text = b"".join(incoming.pieces(wanted["manifest_bytes"]))
+    if hashlib.sha256(text).hexdigest() != wanted["manifest_sha256"]:
+        sys.exit("the manifest that arrived is not the one that was sent")
+    write([text], os.path.join(fresh, MANIFEST), 0o644)
+    files = json.loads(text)["files"]
+    for name, about in sorted(files.items()):
+        if name not in kept and not about.get("same_as"):
+            digest = write(incoming.pieces(about["size_bytes"]), inside(fresh, name), about["mode"])
+            if digest != about["sha256"]:
                 sys.exit(f"{name} did not arrive as it was sent")
-            seen.add(name)
-    missing = set(expected or {}) - seen
-    if expected is None or missing:
-        sys.exit(f"the stream ended too early: {len(missing)} files are missing")
+    for name, about in files.items():
+        if name not in kept and about.get("same_as"):
+            os.link(os.path.join(fresh, about["same_as"]), inside(fresh, name))
 
 
-def write(source, path, mode):
+def inside(fresh, name):
+    """Return the path of a file, with the folders that it needs."""
+    path = os.path.join(fresh, name)
+    os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)
+    return path
+
+
+def write(pieces, path, mode):
     """Write a file and return its SHA-256."""
     digest = hashlib.sha256()
-    with open(path, "xb") as file:
-        while chunk := source.read(CHUNK):
-            digest.update(chunk)
-            file.write(chunk)
+    with open(path, "xb", buffering=0) as file:
+        for piece in pieces:
+            digest.update(piece)
+            while piece:
+                piece = piece[file.write(piece) :]
         os.fchmod(file.fileno(), mode)
+        # Starts writing it out without waiting: else a card begins when all has arrived, and `sync` waits.
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     return digest.hexdigest()
 
 
@@ -175,7 +228,7 @@ def alone(parent):
 
 def main():
     """Receive, check, and put the folder in place whole."""
-    stdin = sys.stdin.buffer
+    stdin = io.FileIO(0)  # a thread that waits in a buffered one is no way to end
     wanted = json.loads(stdin.readline())
     folder = wanted["folder"]
     parent = os.path.dirname(folder)
@@ -188,11 +241,12 @@ def main():
             shutil.rmtree(os.path.join(parent, name))
     os.makedirs(fresh, 0o755, exist_ok=True)
     remove_others(fresh, kept)
-    source = listen(wanted["address"], wanted["listen"]["token"]) if wanted["listen"] else None
+    door = wanted["listen"]
+    source = listen(wanted["address"], door["token"], stdin if door["or_stdin"] else None) if door else None
     following = connect(wanted["next"]) if wanted["next"] else None
-    relay = Relay(source.recv if source else stdin.read1, following)
-    unpack(relay, fresh, wanted["manifest_sha256"], kept)
-    relay.finish()
+    incoming = Incoming(source.recv if source else stdin.read, following)
+    unpack(incoming, fresh, wanted, kept)
+    incoming.finish()
     tell("storing")
     for place, folders, _ in os.walk(fresh):
         for name in folders:
@@ -208,7 +262,7 @@ def main():
 if __name__ == "__main__":
     try:
         main()
-    except (OSError, tarfile.TarError, EOFError) as error:
+    except (OSError, EOFError) as error:
         sys.exit(
             f"{getattr(error, 'filename', None) or 'the stream'}: {getattr(error, 'strerror', None) or error}"
         )
