@@ -24,14 +24,14 @@ from rpicluster.runtime import store
 from rpicluster.runtime.lock import Artifact
 from rpicluster.runtime.maven_fetch import fetch_with_jgo, sha256_of
 
-pytestmark = pytest.mark.timeout(3600)
+pytestmark = pytest.mark.timeout(9000)
 
 HERE = Path(__file__).parent
 SPEC = f"""
 name: arm
 users: [pi]
 nodes:
-  - {{name: pi1, ssh: {{host: {ADDRESS}, user: pi}}, hardware: {{memory: 4G, cores: 4}}}}
+  - {{name: pi1, ssh: {{host: {ADDRESS}, user: pi}}, hardware: {{memory: 8G, cores: 4}}}}
 """
 HDFS, YARN = f"http://{ADDRESS}:9870", f"http://{ADDRESS}:8088"
 NODE = f"http://{ADDRESS}:8042/ws/v1/node/info"
@@ -54,6 +54,8 @@ SLOW = {
     "spark.network.timeout": "900s",
     "spark.executor.heartbeatInterval": "60s",
     "spark.yarn.am.waitTime": "900s",
+    "spark.executor.memory": "640m",
+    "spark.executor.cores": "1",
     "spark.executor.memoryOverhead": "1g",  # qemu's translations lie beside the heap
     "spark.yarn.am.memoryOverhead": "512m",
     "spark.ui.enabled": "false",
@@ -62,7 +64,7 @@ SLOW = {
 
 def designed(runtime_hash: str) -> tuple[Inputs, Rendered]:
     spec = parse_spec(SPEC, "cluster.yml")
-    facts = ClusterFacts(nodes={"pi1": NodeFacts(name="pi1", memory_mib=4096, cores=4, arch="aarch64")})
+    facts = ClusterFacts(nodes={"pi1": NodeFacts(name="pi1", memory_mib=8192, cores=4, arch="aarch64")})
     ports = MANAGER_PORTS | WORKER_PORTS | SESSION_PORTS
     node = NodePlacement(address=ADDRESS, paths=PATHS, java_home=JAVA_HOME, python=PYTHON, ports=ports)
     placement = Placement(cluster_id="arm", nodes={"pi1": node}, login="pi")
@@ -95,7 +97,7 @@ def steps(inputs: Inputs, units: dict[str, Unit]) -> list[dict[str, Any]]:
             "name": "format",
             "run": daemon_units.format_command(units["namenode"], "rpicluster-arm"),
             "environment": dict(units["namenode"].environment),
-            "within_s": 300,
+            "within_s": 600,
         },
         started("namenode", f"{HDFS}/jmx?qry=Hadoop:service=NameNode,name=NameNodeStatus", "active"),
         started(
@@ -125,7 +127,7 @@ def steps(inputs: Inputs, units: dict[str, Unit]) -> list[dict[str, Any]]:
                 *("--driver-class-path", LEVELDB_JAR, "/root/natives.py"),
             ],
             "environment": shell,
-            "within_s": 1500,
+            "within_s": 1800,
         },
         # A NodeManager that keeps its state in LevelDB, killed, and started again over that state.
         {"name": "kill nodemanager", "kill": "nodemanager", "within_s": 30},
@@ -155,7 +157,7 @@ def with_recovery(yarn_site: bytes) -> bytes:
 
 
 def started(unit: str, until: str, has: str) -> dict[str, Any]:
-    return {"name": unit, "start": unit, "until": until, "has": has, "within_s": 400}
+    return {"name": unit, "start": unit, "until": until, "has": has, "within_s": 900}
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +189,7 @@ def happened(
         "steps": steps(inputs, units),
     }
     pi.write("/root/steps.json", json.dumps(document))
-    done = pi.run([PYTHON, "/root/daemons.py", "/root/steps.json"], timeout_s=3000)
+    done = pi.run([PYTHON, "/root/daemons.py", "/root/steps.json"], timeout_s=7200)
     logs = {
         path.name: path.read_text(errors="replace")[-1500:]
         for path in (pi.place / "upper/root").glob("*.out")

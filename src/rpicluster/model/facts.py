@@ -5,7 +5,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from rpicluster.errors import FactsIncomplete
 from rpicluster.model.machine import Java, MachineFacts
 
-JAVA_WANTED = 17  # what is proven with this runtime
+JAVA_WANTED = 17  # where there is a choice; see rpicluster.model.java
 
 
 class _Model(BaseModel):
