@@ -61,6 +61,12 @@ SLOW = {
     "spark.ui.enabled": "false",
 }
 
+SLOW_YARN = {
+    "yarn.am.liveness-monitor.expiry-interval-ms": "900000",
+    "yarn.nm.liveness-monitor.expiry-interval-ms": "300000",
+    "yarn.resourcemanager.rm.container-allocation.expiry-interval-ms": "900000",
+}
+
 
 def designed(runtime_hash: str) -> tuple[Inputs, Rendered]:
     spec = parse_spec(SPEC, "cluster.yml")
@@ -145,19 +151,41 @@ def recovering(unit: Unit) -> Unit:
     return replace(unit, name=RECOVERING, argv=tuple(argv))
 
 
+def with_values(xml: bytes, values: dict[str, str]) -> bytes:
+    """Return a settings file with other values of settings that it has."""
+    text = xml.decode()
+    for name, value in values.items():
+        text, count = re.subn(rf"(<name>{re.escape(name)}</name><value>)[^<]*", rf"\g<1>{value}", text)
+        assert count == 1, name
+    return text.encode()
+
+
 def with_recovery(yarn_site: bytes) -> bytes:
     """Return yarn-site.xml with the NodeManager's recovery switched on."""
-    text, count = re.subn(
-        r"(<name>yarn.nodemanager.recovery.enabled</name>\s*<value>)false",
-        rf"<name>yarn.nodemanager.recovery.dir</name><value>{RECOVERY_DIR}</value></property><property>\1true",
-        yarn_site.decode(),
+    directory = (
+        f"<property><name>yarn.nodemanager.recovery.dir</name><value>{RECOVERY_DIR}</value></property>"
     )
-    assert count == 1
-    return text.encode()
+    switched = with_values(yarn_site, {"yarn.nodemanager.recovery.enabled": "true"}).decode()
+    return switched.replace("</configuration>", f"{directory}\n</configuration>").encode()
 
 
 def started(unit: str, until: str, has: str) -> dict[str, Any]:
     return {"name": unit, "start": unit, "until": until, "has": has, "within_s": 900}
+
+
+def install(pi: Pi, inputs: Inputs, rendered: Rendered) -> None:
+    """Put every rendered file in its place, and the programs of this test."""
+    for path, file in rendered.files["pi1"].items():
+        content = with_values(file.content, SLOW_YARN) if path.endswith("yarn-site.xml") else file.content
+        pi.write(path if path.startswith("/") else f"{PATHS.conf}/{path}", content, file.mode)
+        if path.startswith("hadoop/"):
+            kept = with_recovery(content) if path.endswith("yarn-site.xml") else content
+            pi.write(f"{RECOVERING_CONF}/{Path(path).name}", kept)
+    for directory in directories(inputs, "pi1"):
+        made = pi.place / "upper" / directory.path.lstrip("/")
+        made.mkdir(mode=directory.mode, parents=True, exist_ok=True)
+    for program in ("natives.py", "daemons.py"):
+        pi.write(f"/root/{program}", (HERE / "on_node" / program).read_bytes())
 
 
 @pytest.fixture(scope="module")
@@ -167,18 +195,7 @@ def happened(
     """What happened on the node: seconds of each step, and the job's answers."""
     inputs, rendered = designed(runtime.content_hash)
     pi = Pi(debian, tmp_path_factory.mktemp("pi"), runtime.path)
-    for path, file in rendered.files["pi1"].items():
-        pi.write(path if path.startswith("/") else f"{PATHS.conf}/{path}", file.content, file.mode)
-    for directory in directories(inputs, "pi1"):
-        (pi.place / "upper" / directory.path.lstrip("/")).mkdir(
-            mode=directory.mode, parents=True, exist_ok=True
-        )
-    for program in ("natives.py", "daemons.py"):
-        pi.write(f"/root/{program}", (HERE / "on_node" / program).read_bytes())
-    for path, file in rendered.files["pi1"].items():
-        if path.startswith("hadoop/"):
-            content = with_recovery(file.content) if path.endswith("yarn-site.xml") else file.content
-            pi.write(f"{RECOVERING_CONF}/{Path(path).name}", content)
+    install(pi, inputs, rendered)
     jar = fetch_with_jgo(LEVELDB, tmp_path_factory.mktemp("maven"), lambda _: None)
     assert sha256_of(jar) == LEVELDB.sha256
     pi.write(LEVELDB_JAR, jar.read_bytes())
