@@ -24,14 +24,14 @@ from rpicluster.runtime import store
 from rpicluster.runtime.lock import Artifact
 from rpicluster.runtime.maven_fetch import fetch_with_jgo, sha256_of
 
-pytestmark = pytest.mark.timeout(3600)
+pytestmark = pytest.mark.timeout(9000)
 
 HERE = Path(__file__).parent
 SPEC = f"""
 name: arm
 users: [pi]
 nodes:
-  - {{name: pi1, ssh: {{host: {ADDRESS}, user: pi}}, hardware: {{memory: 4G, cores: 4}}}}
+  - {{name: pi1, ssh: {{host: {ADDRESS}, user: pi}}, hardware: {{memory: 8G, cores: 4}}}}
 """
 HDFS, YARN = f"http://{ADDRESS}:9870", f"http://{ADDRESS}:8088"
 NODE = f"http://{ADDRESS}:8042/ws/v1/node/info"
@@ -54,15 +54,23 @@ SLOW = {
     "spark.network.timeout": "900s",
     "spark.executor.heartbeatInterval": "60s",
     "spark.yarn.am.waitTime": "900s",
+    "spark.executor.memory": "640m",
+    "spark.executor.cores": "1",
     "spark.executor.memoryOverhead": "1g",  # qemu's translations lie beside the heap
     "spark.yarn.am.memoryOverhead": "512m",
     "spark.ui.enabled": "false",
 }
 
+SLOW_YARN = {
+    "yarn.am.liveness-monitor.expiry-interval-ms": "900000",
+    "yarn.nm.liveness-monitor.expiry-interval-ms": "300000",
+    "yarn.resourcemanager.rm.container-allocation.expiry-interval-ms": "900000",
+}
+
 
 def designed(runtime_hash: str) -> tuple[Inputs, Rendered]:
     spec = parse_spec(SPEC, "cluster.yml")
-    facts = ClusterFacts(nodes={"pi1": NodeFacts(name="pi1", memory_mib=4096, cores=4, arch="aarch64")})
+    facts = ClusterFacts(nodes={"pi1": NodeFacts(name="pi1", memory_mib=8192, cores=4, arch="aarch64")})
     ports = MANAGER_PORTS | WORKER_PORTS | SESSION_PORTS
     node = NodePlacement(address=ADDRESS, paths=PATHS, java_home=JAVA_HOME, python=PYTHON, ports=ports)
     placement = Placement(cluster_id="arm", nodes={"pi1": node}, login="pi")
@@ -95,7 +103,7 @@ def steps(inputs: Inputs, units: dict[str, Unit]) -> list[dict[str, Any]]:
             "name": "format",
             "run": daemon_units.format_command(units["namenode"], "rpicluster-arm"),
             "environment": dict(units["namenode"].environment),
-            "within_s": 300,
+            "within_s": 600,
         },
         started("namenode", f"{HDFS}/jmx?qry=Hadoop:service=NameNode,name=NameNodeStatus", "active"),
         started(
@@ -125,7 +133,7 @@ def steps(inputs: Inputs, units: dict[str, Unit]) -> list[dict[str, Any]]:
                 *("--driver-class-path", LEVELDB_JAR, "/root/natives.py"),
             ],
             "environment": shell,
-            "within_s": 1500,
+            "within_s": 1800,
         },
         # A NodeManager that keeps its state in LevelDB, killed, and started again over that state.
         {"name": "kill nodemanager", "kill": "nodemanager", "within_s": 30},
@@ -143,19 +151,41 @@ def recovering(unit: Unit) -> Unit:
     return replace(unit, name=RECOVERING, argv=tuple(argv))
 
 
-def with_recovery(yarn_site: bytes) -> bytes:
-    """Return yarn-site.xml with the NodeManager's recovery switched on."""
-    text, count = re.subn(
-        r"(<name>yarn.nodemanager.recovery.enabled</name>\s*<value>)false",
-        rf"<name>yarn.nodemanager.recovery.dir</name><value>{RECOVERY_DIR}</value></property><property>\1true",
-        yarn_site.decode(),
-    )
-    assert count == 1
+def with_values(xml: bytes, values: dict[str, str]) -> bytes:
+    """Return a settings file with other values of settings that it has."""
+    text = xml.decode()
+    for name, value in values.items():
+        text, count = re.subn(rf"(<name>{re.escape(name)}</name><value>)[^<]*", rf"\g<1>{value}", text)
+        assert count == 1, name
     return text.encode()
 
 
+def with_recovery(yarn_site: bytes) -> bytes:
+    """Return yarn-site.xml with the NodeManager's recovery switched on."""
+    directory = (
+        f"<property><name>yarn.nodemanager.recovery.dir</name><value>{RECOVERY_DIR}</value></property>"
+    )
+    switched = with_values(yarn_site, {"yarn.nodemanager.recovery.enabled": "true"}).decode()
+    return switched.replace("</configuration>", f"{directory}\n</configuration>").encode()
+
+
 def started(unit: str, until: str, has: str) -> dict[str, Any]:
-    return {"name": unit, "start": unit, "until": until, "has": has, "within_s": 400}
+    return {"name": unit, "start": unit, "until": until, "has": has, "within_s": 900}
+
+
+def install(pi: Pi, inputs: Inputs, rendered: Rendered) -> None:
+    """Put every rendered file in its place, and the programs of this test."""
+    for path, file in rendered.files["pi1"].items():
+        content = with_values(file.content, SLOW_YARN) if path.endswith("yarn-site.xml") else file.content
+        pi.write(path if path.startswith("/") else f"{PATHS.conf}/{path}", content, file.mode)
+        if path.startswith("hadoop/"):
+            kept = with_recovery(content) if path.endswith("yarn-site.xml") else content
+            pi.write(f"{RECOVERING_CONF}/{Path(path).name}", kept)
+    for directory in directories(inputs, "pi1"):
+        made = pi.place / "upper" / directory.path.lstrip("/")
+        made.mkdir(mode=directory.mode, parents=True, exist_ok=True)
+    for program in ("natives.py", "daemons.py"):
+        pi.write(f"/root/{program}", (HERE / "on_node" / program).read_bytes())
 
 
 @pytest.fixture(scope="module")
@@ -165,18 +195,7 @@ def happened(
     """What happened on the node: seconds of each step, and the job's answers."""
     inputs, rendered = designed(runtime.content_hash)
     pi = Pi(debian, tmp_path_factory.mktemp("pi"), runtime.path)
-    for path, file in rendered.files["pi1"].items():
-        pi.write(path if path.startswith("/") else f"{PATHS.conf}/{path}", file.content, file.mode)
-    for directory in directories(inputs, "pi1"):
-        (pi.place / "upper" / directory.path.lstrip("/")).mkdir(
-            mode=directory.mode, parents=True, exist_ok=True
-        )
-    for program in ("natives.py", "daemons.py"):
-        pi.write(f"/root/{program}", (HERE / "on_node" / program).read_bytes())
-    for path, file in rendered.files["pi1"].items():
-        if path.startswith("hadoop/"):
-            content = with_recovery(file.content) if path.endswith("yarn-site.xml") else file.content
-            pi.write(f"{RECOVERING_CONF}/{Path(path).name}", content)
+    install(pi, inputs, rendered)
     jar = fetch_with_jgo(LEVELDB, tmp_path_factory.mktemp("maven"), lambda _: None)
     assert sha256_of(jar) == LEVELDB.sha256
     pi.write(LEVELDB_JAR, jar.read_bytes())
@@ -187,7 +206,7 @@ def happened(
         "steps": steps(inputs, units),
     }
     pi.write("/root/steps.json", json.dumps(document))
-    done = pi.run([PYTHON, "/root/daemons.py", "/root/steps.json"], timeout_s=3000)
+    done = pi.run([PYTHON, "/root/daemons.py", "/root/steps.json"], timeout_s=7200)
     logs = {
         path.name: path.read_text(errors="replace")[-1500:]
         for path in (pi.place / "upper/root").glob("*.out")

@@ -82,7 +82,7 @@ def test_no_orphan_keeps_memory_when_a_nodemanager_is_killed(cluster: ClusterUnd
     for node in ("pi2", "pi3"):
         containers = cluster.on(node, CONTAINERS).split()
         before = int(cluster.on(node, USED_MIB))
-        cluster.on(node, "sudo systemctl kill --kill-who=main -s KILL rpicluster-nodemanager")
+        cluster.on(node, "sudo kill -9 $(systemctl show -p MainPID --value rpicluster-nodemanager)")
 
         def gone(node: str = node, pids: list[str] = containers) -> bool:
             return not set(pids) & set(cluster.on(node, CONTAINERS).split())
@@ -114,6 +114,7 @@ def test_a_shuffle_and_a_function_cross_between_java_17_and_21(mixed: ClusterUnd
     assert f"total {TOTAL}" in said
     # Rows of both versions reached tasks of both.
     assert "crossed 17<-17,21 21<-17,21" in said
+    assert "objects 17,21" in said
     said = submitted(mixed, "spark-submit", "mixed.py", "/tmp/mixed.py")
     assert f"total {TOTAL}" in said
     assert "crossed 17<-17,21 21<-17,21" in said

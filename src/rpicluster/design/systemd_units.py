@@ -125,7 +125,7 @@ def _ending(unit: Unit, kind: str) -> Lines:
     return (
         ("TimeoutStopSec", str(unit.stop_timeout_s)),
         # A session's keeper ends its driver itself. A NodeManager's containers end with it: it does not know
-        # them any more when it comes back (recovery is off), and an orphan would keep its memory.
+        # them any more when it comes back (recovery is off: ADR 0014), and an orphan would keep its memory.
         ("KillMode", "mixed" if kind == "session" else "control-group"),
         ("SuccessExitStatus", "143"),  # what Java returns after SIGTERM
         ("OOMScoreAdjust", str(OOM_SCORES.get(kind, 0))),

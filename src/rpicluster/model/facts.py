@@ -5,7 +5,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from rpicluster.errors import FactsIncomplete
 from rpicluster.model.machine import Java, MachineFacts
 
-JAVA_WANTED = 17  # what is proven with this runtime
+JAVA_WANTED = 17  # where there is a choice; see rpicluster.model.java
 DATA_MOUNT = "/srv/rpicluster"  # where a disk is mounted that cluster.yml names
 
 

@@ -174,13 +174,15 @@ class RemotePlan(RemoteLook):
             state, detail = "refused", "; ".join(reasons)
         elif machine is not None and owner_of(machine) is not None:
             state = "member"
+        node = self.placement.nodes[name]
+        chosen = (java.major for java in machine.java if java.home == node.java_home) if machine else ()
         return CheckedNode(
             name=name,
-            address=self.placement.nodes[name].address,
+            address=node.address,
             system=facts.os,
             memory_mib=facts.memory_mib,
             cores=facts.cores,
-            java=facts.java_major,
+            java=next(iter(chosen), facts.java_major),
             state=state,
             detail=detail,
         )

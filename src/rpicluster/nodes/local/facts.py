@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rpicluster.errors import LocalEngineError
-from rpicluster.model.facts import ClusterFacts, HostFacts, NodeFacts
+from rpicluster.model.facts import JAVA_WANTED, ClusterFacts, HostFacts, NodeFacts
+from rpicluster.model.java import JAVA_USABLE
 from rpicluster.model.spec import ClusterSpec
 from rpicluster.nodes.local.state import write_file
 
-JAVA_PROVEN = 17
 JAVA_OLDEST = 17
-_JAVA_HINT = "sudo apt install openjdk-17-jre-headless"
+# Debian 13 has no 17.
+_JAVA_HINT = "sudo apt install openjdk-17-jre-headless || sudo apt install openjdk-21-jre-headless"
 _JAVA_DIRECTORIES = (Path("/usr/lib/jvm"), Path("/opt/java"), Path("/opt"))
 _JAVA_VERSION_TIMEOUT_S = 20
 _VERSION = re.compile(r'version "(?:1\.)?(\d+)')
@@ -86,7 +87,7 @@ def find_java(
         if java is None or java.major < JAVA_OLDEST:
             found = f"is Java {java.major}" if java else "has no bin/java that runs"
             raise LocalEngineError(
-                f"JAVA_HOME={given} {found}; Hadoop 3.5 and Spark 4.1 need Java {JAVA_PROVEN}",
+                f"JAVA_HOME={given} {found}; Hadoop 3.5 and Spark 4.1 need Java {JAVA_WANTED}",
                 hint=f"unset JAVA_HOME, or: {_JAVA_HINT}",
             )
         _write_cache(cache, known)
@@ -97,11 +98,11 @@ def find_java(
     if not usable:
         names = ", ".join(f"Java {java.major} in {java.home}" for java in found_all)
         raise LocalEngineError(
-            f"no Java {JAVA_PROVEN} on this machine; "
+            f"no Java {JAVA_WANTED} on this machine; "
             + (f"found only {names}" if names else "found no Java at all"),
             hint=_JAVA_HINT,
         )
-    return min(usable, key=lambda java: (java.major != JAVA_PROVEN, java.major))
+    return min(usable, key=lambda java: (java.major != JAVA_WANTED, java.major))
 
 
 def _homes(environment: Mapping[str, str], directories: Iterable[Path]) -> list[Path]:
@@ -130,10 +131,9 @@ def _java_at(home: Path, known: dict[str, list[int]]) -> Java | None:
         known[str(program)] = [changed, major]
     major = known[str(program)][1]
     warning = None
-    if major > JAVA_PROVEN:
-        warning = (
-            f"Java {major} in {home} is not proven with this runtime, Java {JAVA_PROVEN} is: {_JAVA_HINT}"
-        )
+    if major > JAVA_WANTED and major not in JAVA_USABLE:
+        proven = " and ".join(str(usable) for usable in JAVA_USABLE)
+        warning = f"Java {major} in {home} is not proven with this runtime, {proven} are: {_JAVA_HINT}"
     return Java(str(home), major, warning)
 
 
