@@ -99,6 +99,10 @@ def _write_known(bench: Bench, text: str) -> None:
     bench.known_hosts.write_text(text)
 
 
+def _key_mode(bench: Bench, mode: int) -> None:
+    (bench.rack.directory / "id_ed25519").chmod(mode)
+
+
 def spec(**changes: object) -> tuple[Step, Step]:
     return (lambda bench: bench.write(**changes)), (lambda bench: bench.write())  # type: ignore[arg-type]
 
@@ -292,6 +296,23 @@ BEFORE: tuple[tuple[RackFault, ...], ...] = (
     ),
     (
         fault(
+            "key file readable by others",
+            "chmod 644 of the owner's own SSH key",
+            "pi1 pi2",
+            (r"\bkey", r"read|permission|open|mode|others"),
+            (lambda bench: _key_mode(bench, 0o644), lambda bench: _key_mode(bench, 0o600)),
+            anywhere=True,
+        ),
+        fault(
+            "host name that is none",
+            "cluster.yml says pi3.invalid",
+            "pi3",
+            (r"pi3\.invalid", r"resolv|name|unknown|DNS|found|lead"),
+            spec(hosts={"pi3": "pi3.invalid"}),
+        ),
+    ),
+    (
+        fault(
             "half-dead node",
             "pi2 takes connections and says nothing: sshd is stopped by a signal",
             "pi2",
@@ -479,10 +500,7 @@ def another_address() -> tuple[Step, Step]:
         return bench.addresses["pi3"].rpartition(".")[0] + ".93"
 
     def do(bench: Bench) -> None:
-        bench.root(
-            "pi3", f"ip a add {new(bench)}/24 dev host0; ip a del {bench.addresses['pi3']}/24 dev host0"
-        )
-        _gateway(bench)
+        _move(bench, bench.addresses["pi3"], new(bench))
         keep.append(bench.know_as("pi3", "pi3", new(bench)))
         config = bench.rack.directory / "ssh_config"
         keep.append(config.read_text())
@@ -490,10 +508,7 @@ def another_address() -> tuple[Step, Step]:
         bench.write(hosts={"pi3": new(bench)})
 
     def undo(bench: Bench) -> None:
-        bench.root(
-            "pi3", f"ip a add {bench.addresses['pi3']}/24 dev host0; ip a del {new(bench)}/24 dev host0"
-        )
-        _gateway(bench)
+        _move(bench, new(bench), bench.addresses["pi3"])
         (bench.rack.directory / "ssh_config").write_text(keep.pop())
         bench.known_hosts.write_text(keep.pop())
         bench.write()
@@ -501,9 +516,13 @@ def another_address() -> tuple[Step, Step]:
     return do, undo
 
 
-def _gateway(bench: Bench) -> None:
-    gateway = bench.addresses["pi3"].rpartition(".")[0] + ".1"
-    bench.root("pi3", f"ip route replace default via {gateway} dev host0")
+def _move(bench: Bench, old: str, new: str) -> None:
+    gateway = old.rpartition(".")[0] + ".1"
+    bench.root(
+        "pi3",
+        f"ip address del {old}/24 dev host0; ip address add {new}/24 dev host0; "
+        f"ip route replace default via {gateway} dev host0",
+    )
 
 
 def unit(node: str, name: str, do: str, undo: str) -> tuple[Step, Step]:
