@@ -124,12 +124,12 @@ def loopback_name() -> tuple[Step, Step]:
 
 
 def a_while(node: str, do: str, undo: str, seconds: int) -> tuple[Step, Step]:
-    """A fault of sshd: it ends by itself, whatever becomes of the test."""
-    script = f"systemd-run --quiet --collect --unit=fault sh -c {quoted(f'{do}; sleep {seconds}; {undo}')}"
-    return on(node, script, f"{undo}; systemctl stop fault || true")
+    """A fault of sshd, whose process is $pid: it ends by itself, whatever becomes of the test."""
+    pid = "pid=$(systemctl show -p MainPID --value ssh)"
+    script = f'{pid}; systemd-run --quiet --collect --unit=fault sh -c "{do}; sleep {seconds}; {undo}"'
+    return on(node, script, f"{pid}; {undo}; systemctl stop fault || true")
 
 
-SSHD = "$(systemctl show -p MainPID --value ssh)"
 HADOOP = "org.apache.hadoop.hdfs.server.namenode.NameNode"
 SLEEP = "import time; time.sleep(900)"
 RESOLV = "cat /etc/resolv.conf > /root/resolv; {} > /etc/resolv.conf"
@@ -317,7 +317,7 @@ BEFORE: tuple[tuple[RackFault, ...], ...] = (
             "pi2 takes connections and says nothing: sshd is stopped by a signal",
             "pi2",
             (r"connect|answer|hang|half|silent|nothing|time",),
-            a_while("pi2", f"kill -STOP {SSHD}", f"kill -CONT {SSHD}", 40),
+            a_while("pi2", "kill -STOP $pid", "kill -CONT $pid", 40),
             settle_s=0.5,
         ),
         fault(
@@ -650,7 +650,7 @@ RUNNING: tuple[tuple[RackFault, ...], ...] = (
             "somebody removed Java from pi2, whose daemons still run",
             "pi2",
             (r"java",),
-            on("pi2", *moved(JAVA)),
+            on("pi2", f"mv {JAVA} /root/java", f"mv /root/java {JAVA}"),
         ),
     ),
     (
