@@ -62,7 +62,7 @@ def rack(*words: str, undo: tuple[str, ...]) -> tuple[Step, Step]:
     """Return steps that are commands of the rack."""
 
     def run(bench: Bench, command: tuple[str, ...]) -> None:
-        bench.rack.run(*command)
+        bench.of_rack(*command)
 
     return (lambda bench: run(bench, words)), (lambda bench: run(bench, undo))
 
@@ -82,7 +82,7 @@ def keys_of_pi2_on_pi3() -> tuple[Step, Step]:
 
     def undo(bench: Bench) -> None:
         bench.root("pi3", "cp -a /root/keys/* /etc/ssh/ && rm -r /root/keys && systemctl reload ssh")
-        bench.known_hosts.write_text(keep.pop())
+        bench.know(keep.pop())
 
     return do, undo
 
@@ -96,7 +96,7 @@ def forgotten_key(node: str) -> tuple[Step, Step]:
 
 
 def _write_known(bench: Bench, text: str) -> None:
-    bench.known_hosts.write_text(text)
+    bench.know(text)
 
 
 def _key_mode(bench: Bench, mode: int) -> None:
@@ -104,7 +104,7 @@ def _key_mode(bench: Bench, mode: int) -> None:
 
 
 def spec(**changes: object) -> tuple[Step, Step]:
-    return (lambda bench: bench.write(**changes)), (lambda bench: bench.write())  # type: ignore[arg-type]
+    return (lambda bench: bench.write(**changes)), (lambda bench: bench.write())
 
 
 def stale_hosts_line() -> tuple[Step, Step]:
@@ -292,23 +292,6 @@ BEFORE: tuple[tuple[RackFault, ...], ...] = (
                 "systemctl stop webs",
             ),
             settle_s=1.0,
-        ),
-    ),
-    (
-        fault(
-            "key file readable by others",
-            "chmod 644 of the owner's own SSH key",
-            "pi1 pi2",
-            (r"\bkey", r"read|permission|open|mode|others"),
-            (lambda bench: _key_mode(bench, 0o644), lambda bench: _key_mode(bench, 0o600)),
-            anywhere=True,
-        ),
-        fault(
-            "host name that is none",
-            "cluster.yml says pi3.invalid",
-            "pi3",
-            (r"pi3\.invalid", r"resolv|name|unknown|DNS|found|lead"),
-            spec(hosts={"pi3": "pi3.invalid"}),
         ),
     ),
     (
@@ -510,7 +493,7 @@ def another_address() -> tuple[Step, Step]:
     def undo(bench: Bench) -> None:
         _move(bench, new(bench), bench.addresses["pi3"])
         (bench.rack.directory / "ssh_config").write_text(keep.pop())
-        bench.known_hosts.write_text(keep.pop())
+        bench.know(keep.pop())
         bench.write()
 
     return do, undo
@@ -801,6 +784,23 @@ RUNNING: tuple[tuple[RackFault, ...], ...] = (
             "pi3",
             (r"address", r"\.93\b|changed|another|new|other|differ"),
             another_address(),
+        ),
+    ),
+    (
+        fault(
+            "key file readable by others",
+            "chmod 644 of the owner's own SSH key",
+            "pi1 pi2",
+            (r"\bkey", r"read|permission|open|mode|others"),
+            (lambda bench: _key_mode(bench, 0o644), lambda bench: _key_mode(bench, 0o600)),
+            anywhere=True,
+        ),
+        fault(
+            "host name that is none",
+            "cluster.yml says pi3.invalid",
+            "pi3",
+            (r"pi3\.invalid", r"resolv|name|unknown|DNS|found|lead"),
+            spec(hosts={"pi3": "pi3.invalid"}),
         ),
     ),
 )
