@@ -17,8 +17,10 @@ from rack_tools import RackUnderTest
 sys.path.insert(0, str(Path(__file__).parent / "faults"))  # --import-mode=importlib adds no folder by itself
 
 from bench import RACK, Bench, benches
+from fresh_faults import BEFORE
 from judging import Report, Verdict, false_alarms, judge, keep
-from rack_faults import BEFORE, RUNNING, RackFault
+from making import RackFault
+from running_faults import RUNNING
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1200)]
 
