@@ -4,6 +4,7 @@ Written by somebody who has not read how doctor finds things. The results stand 
 docs/reference/doctor-faults.md; RPICLUSTER_REGENERATE=1 writes the rows of the faults that ran.
 """
 
+import signal
 import subprocess
 import sys
 import time
@@ -41,21 +42,25 @@ class Both:
 
     cluster: Bench
     fresh: Bench
-    up: "subprocess.Popen[bytes]"
+    up: "subprocess.Popen[bytes] | None"
     log: Path
     begun: float
 
 
 @pytest.fixture(scope="module")
 def both(
-    make_rack: Callable[[str], RackUnderTest], tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    make_rack: Callable[[str], RackUnderTest],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Both]:
     cluster, fresh = benches(make_rack(RACK))
     log = tmp_path_factory.mktemp("up") / "up.log"
-    up = cluster.start_up(log)
+    wanted = any("running" in getattr(item, "fixturenames", ()) for item in request.session.items)
+    up = cluster.start_up(log) if wanted else None
     yield Both(cluster, fresh, up, log, time.monotonic())
-    up.kill()
-    up.wait()
+    if up and up.poll() is None:
+        up.send_signal(signal.SIGINT)
+        up.wait(60)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +71,7 @@ def before_up(both: Both) -> Report:
 @pytest.fixture(scope="module")
 def running(both: Both) -> Report:
     """Wait for the cluster; return what doctor says of it."""
-    assert both.up.wait(UP_S) == 0, both.log.read_text()
+    assert both.up and both.up.wait(UP_S) == 0, both.log.read_text()
     print(f"up: at most {time.monotonic() - both.begun:.0f} s")
     return both.cluster.doctor()
 

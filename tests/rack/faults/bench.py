@@ -38,8 +38,6 @@ class Bench:
         self.addresses = {name: status[real]["address"] for name, real in self.real.items()}
         for node in self.real:
             self.give_name(node)
-        # As many do it for Hadoop: pi2's own name leads to its address, those of the others to 127.0.1.1.
-        self.root("pi2", f"sed -i 's/^127.0.1.1.*/{self.addresses['pi2']} pi2/' /etc/hosts")
         self.write()
 
     def give_name(self, node: str) -> None:
@@ -168,6 +166,8 @@ def benches(rack: RackUnderTest) -> tuple[Bench, Bench]:
     fresh = Bench(rack, "fresh", {f"pi{number}": f"pi{number + 3}" for number in range(1, 5)})
     for bench in (cluster, fresh):
         bench.prepare()
+    # As many do it for Hadoop: pi2's own name leads to its address, those of the others to 127.0.1.1.
+    fresh.root("pi2", f"sed -i 's/^127.0.1.1.*/{fresh.addresses['pi2']} pi2/' /etc/hosts")
     return cluster, fresh
 
 

@@ -88,6 +88,18 @@ BEFORE: tuple[tuple[RackFault, ...], ...] = (
             note=True,
         ),
         fault(
+            "port taken",
+            "somebody's web server on 9870 of pi1, the NameNode's page",
+            "pi1",
+            (r"9870", r"taken|in use|occupied|another program|somebody else"),
+            on(
+                "pi1",
+                "systemd-run --quiet --collect --unit=webs python3 -m http.server 9870",
+                "systemctl stop webs",
+            ),
+            settle_s=1.0,
+        ),
+        fault(
             "MTU",
             "somebody tried 1400 on pi1, the others have 1500",
             "pi1",
@@ -207,18 +219,6 @@ BEFORE: tuple[tuple[RackFault, ...], ...] = (
             rack("link", "pi2", "down", undo=("link", "pi2", "up")),
         ),
         fault("node off", "pi3's power", "pi3", (UNREACHED,), rack("cut", "pi3", undo=("boot", "pi3"))),
-        fault(
-            "port taken",
-            "somebody's web server on 9870 of pi1, the NameNode's page",
-            "pi1",
-            (r"9870", r"taken|in use|listen|occupied|port"),
-            on(
-                "pi1",
-                "systemd-run --quiet --collect --unit=webs python3 -m http.server 9870",
-                "systemctl stop webs",
-            ),
-            settle_s=1.0,
-        ),
     ),
     (
         fault(
@@ -320,11 +320,11 @@ BEFORE: tuple[tuple[RackFault, ...], ...] = (
         ),
         fault(
             "near miss: a table of one's own",
-            "pi3 has an nftables table that counts",
-            "pi3",
+            "pi1 has an nftables table that counts",
+            "pi1",
             (),
             on(
-                "pi3",
+                "pi1",
                 "nft add table inet mine; nft add chain inet mine c '{ type filter hook input priority 0; }'",
                 "nft delete table inet mine",
             ),
