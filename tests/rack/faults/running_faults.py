@@ -56,6 +56,20 @@ def shared_token() -> tuple[Step, Step]:
     return (lambda bench: at(bench, 0o644)), (lambda bench: at(bench, 0o600))
 
 
+def named_address() -> tuple[Step, Step]:
+    """A NodeManager then calls itself by that name instead of its address: an `up` waited for it in vain."""
+
+    def do(bench: Bench) -> None:
+        line = f"1i {bench.addresses['pi2']} pi2"
+        restart = "systemctl restart rpicluster-nodemanager"
+        bench.root("pi2", f"cp -a /etc/hosts /root/hosts; sed -i {quoted(line)} /etc/hosts; {restart}")
+
+    def undo(bench: Bench) -> None:
+        bench.root("pi2", "cat /root/hosts >/etc/hosts; systemctl restart rpicluster-nodemanager")
+
+    return do, undo
+
+
 def another_address() -> tuple[Step, Step]:
     """DHCP has given pi3 another address, and its owner has put that into cluster.yml."""
     keep: list[str] = []
@@ -356,6 +370,16 @@ RUNNING: tuple[tuple[RackFault, ...], ...] = (
             "pi1",
             (),
             on("pi1", "echo mine >/etc/rpicluster/notes.txt", "rm /etc/rpicluster/notes.txt"),
+        ),
+    ),
+    (
+        fault(
+            "near miss: a name for the address",
+            "pi2's /etc/hosts, or a router's DNS, gives pi2's address a name; its NodeManager was restarted",
+            "pi2",
+            (),
+            named_address(),
+            settle_s=25.0,
         ),
     ),
     (
