@@ -76,3 +76,27 @@ TOKYO = (
     "ln -sf /usr/share/zoneinfo/Asia/Tokyo /etc/localtime",
     "rm /etc/localtime; [ ! -e /root/localtime ] || mv /root/localtime /etc/localtime",
 )
+
+
+def unit(node: str, name: str, do: str, undo: str) -> tuple[Step, Step]:
+    full = f"rpicluster-{name}.service"
+    return on(node, do.format(unit=full), undo.format(unit=full))
+
+
+STOP = ("systemctl stop {unit}", "systemctl start {unit}")
+KILL = (
+    "mkdir -p /run/systemd/system/{unit}.d; "
+    "printf '[Service]\\nRestart=no\\n' >/run/systemd/system/{unit}.d/no.conf; "
+    "systemctl daemon-reload; systemctl kill -s KILL {unit}; sleep 1",
+    "rm -r /run/systemd/system/{unit}.d; systemctl daemon-reload; systemctl reset-failed {unit} || true; "
+    "systemctl start {unit}",
+)
+SIGNAL = ("systemctl kill -s STOP {unit}", "systemctl kill -s CONT {unit}")
+WALL = """
+nft add table inet mine
+nft add chain inet mine c '{ type filter hook input priority 5; policy drop; }'
+nft add rule inet mine c ct state established,related accept
+nft add rule inet mine c iif lo accept
+nft add rule inet mine c tcp dport 22 accept
+nft add rule inet mine c meta l4proto '{ icmp, ipv6-icmp }' accept
+"""

@@ -6,7 +6,25 @@ What each shall be told as was written before doctor's answer was seen.
 import re
 
 from bench import Bench, quoted
-from making import TOKYO, UNREACHED, RackFault, Step, edited, fault, key_mode, moved, on, rack, run, spec
+from making import (
+    KILL,
+    SIGNAL,
+    STOP,
+    TOKYO,
+    UNREACHED,
+    WALL,
+    RackFault,
+    Step,
+    edited,
+    fault,
+    key_mode,
+    moved,
+    on,
+    rack,
+    run,
+    spec,
+    unit,
+)
 
 RUNTIME = "/opt/rpicluster/runtime"
 TOKEN = "/var/lib/rpicluster/session-pi/token"
@@ -102,29 +120,6 @@ def _move(bench: Bench, old: str, new: str) -> None:
         f"ip route replace default via {gateway} dev host0",
     )
 
-
-def unit(node: str, name: str, do: str, undo: str) -> tuple[Step, Step]:
-    full = f"rpicluster-{name}.service"
-    return on(node, do.format(unit=full), undo.format(unit=full))
-
-
-STOP = ("systemctl stop {unit}", "systemctl start {unit}")
-KILL = (
-    "mkdir -p /run/systemd/system/{unit}.d; "
-    "printf '[Service]\\nRestart=no\\n' >/run/systemd/system/{unit}.d/no.conf; "
-    "systemctl daemon-reload; systemctl kill -s KILL {unit}; sleep 1",
-    "rm -r /run/systemd/system/{unit}.d; systemctl daemon-reload; systemctl reset-failed {unit} || true; "
-    "systemctl start {unit}",
-)
-SIGNAL = ("systemctl kill -s STOP {unit}", "systemctl kill -s CONT {unit}")
-WALL = """
-nft add table inet mine
-nft add chain inet mine c '{ type filter hook input priority 5; policy drop; }'
-nft add rule inet mine c ct state established,related accept
-nft add rule inet mine c iif lo accept
-nft add rule inet mine c tcp dport 22 accept
-nft add rule inet mine c meta l4proto '{ icmp, ipv6-icmp }' accept
-"""
 
 RUNNING: tuple[tuple[RackFault, ...], ...] = (
     (
