@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,12 +18,20 @@ sys.path.insert(0, str(FAULTS))  # --import-mode=importlib adds no folder by its
 from fixture_faults import ALONE, CLUSTER_SIZE, TOGETHER, Cluster, FixtureFault, TogetherFault  # noqa: E402
 from fixture_nodes import Answer  # noqa: E402
 from judging import Report, Verdict, false_alarms, judge, keep, read_report  # noqa: E402
+from member_faults import MEMBERS, MemberFault, join  # noqa: E402
 
 NAMES = tuple(f"pi{number}" for number in range(1, CLUSTER_SIZE + 1))
 VICTIMS = NAMES[1:]
+MEMBER_GROUPS = [MEMBERS[first : first + len(VICTIMS)] for first in range(0, len(MEMBERS), len(VICTIMS))]
 GROUPS = [ALONE[first : first + len(VICTIMS)] for first in range(0, len(ALONE), len(VICTIMS))]
-# Named by doctor, of those that are here; what it misses stands in the page.
-MISSED_AT_MOST = 0.07
+# Not named by doctor yet; whoever mends it takes the name out.
+NOT_YET = {
+    "PoE HAT with a disk",
+    "member: no firewall",
+    "member: another runtime",
+    "member: unit disabled",
+    "member: hosts lines gone",
+}
 Look = Callable[[Callable[[Cluster], None]], Report]
 
 
@@ -81,6 +90,7 @@ def verdicts() -> Iterator[dict[str, Verdict]]:
     found: dict[str, Verdict] = {}
     yield found
     order = [*(fault.expected("") for fault in ALONE), *(fault.expected for fault in TOGETHER)]
+    order += [expected for expected, _ in MEMBERS]
     keep("fixtures", found, order, "fixture")
 
 
@@ -115,17 +125,38 @@ def test_faults_of_several_pis_alarm_for_no_other(
     assert false_alarms(report, healthy, [fault.expected]) == []
 
 
-def test_nearly_all_of_them_are_named_and_no_near_miss_is(verdicts: dict[str, Verdict]) -> None:
-    def says(chosen: list[Verdict]) -> list[str]:
-        return [f"{each.expected.name}: {each.line()}" for each in chosen if not each.is_right]
+@pytest.fixture(scope="module")
+def healthy_members(look: Look) -> Report:
+    return look(join)
 
-    real = [each for each in verdicts.values() if not each.expected.is_near_miss]
-    wrong = says(real)
-    print(
-        "\n".join(
-            f"{'+' if each.is_right else '-'} {each.expected.name}: {each.line()}"
-            for each in verdicts.values()
-        )
-    )
-    assert says([each for each in verdicts.values() if each.expected.is_near_miss]) == []
-    assert len(wrong) <= MISSED_AT_MOST * len(real), wrong
+
+def test_of_healthy_members_nothing_is_said(healthy_members: Report) -> None:
+    assert (healthy_members.code, healthy_members.findings) == (0, [])
+
+
+@pytest.mark.parametrize(
+    "group", MEMBER_GROUPS, ids=lambda group: f"{group[0][0].name} to {group[-1][0].name}"
+)
+def test_faults_of_members_alarm_for_no_other(
+    look: Look, healthy_members: Report, verdicts: dict[str, Verdict], group: tuple[MemberFault, ...]
+) -> None:
+    chosen = [
+        (replace(fault, nodes=(node,)), spoil) for node, (fault, spoil) in zip(VICTIMS, group, strict=False)
+    ]
+
+    def spoil_all(cluster: Cluster) -> None:
+        join(cluster)
+        for expected, spoil in chosen:
+            spoil(cluster[expected.nodes[0]])
+
+    report = look(spoil_all)
+    for expected, _ in chosen:
+        verdicts[expected.name] = judge(expected, report, healthy_members)
+    assert false_alarms(report, healthy_members, [expected for expected, _ in chosen]) == []
+
+
+def test_all_but_a_known_few_are_named_and_no_near_miss_is(verdicts: dict[str, Verdict]) -> None:
+    for each in verdicts.values():
+        print(f"{'+' if each.is_right else '-'} {each.expected.name}: {each.line()}")
+    wrong = {name for name, verdict in verdicts.items() if not verdict.is_right}
+    assert wrong == NOT_YET & verdicts.keys()

@@ -4,9 +4,12 @@ Written by somebody who has not read how doctor finds things. The results stand 
 docs/reference/doctor-faults.md; RPICLUSTER_REGENERATE=1 writes the rows of the faults that ran.
 """
 
+import signal
+import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -14,16 +17,18 @@ from rack_tools import RackUnderTest
 
 sys.path.insert(0, str(Path(__file__).parent / "faults"))  # --import-mode=importlib adds no folder by itself
 
-from bench import NAME, Bench
+from bench import RACK, Bench, benches
+from fresh_faults import BEFORE
 from judging import Report, Verdict, false_alarms, judge, keep
-from rack_faults import BEFORE, RUNNING, RackFault
+from making import RackFault
+from running_faults import RUNNING
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1200)]
 
 ORDER = [fault.expected for batch in (*BEFORE, *RUNNING) for fault in batch]
 # "28 of 30"
 MISSED_AT_MOST = 2 / 30
-BACK_S, BACK_RUNNING_S = 45.0, 90.0
+BACK_S, BACK_RUNNING_S, UP_S = 45.0, 90.0, 900.0
 Verdicts = dict[str, Verdict]
 
 
@@ -31,25 +36,44 @@ def name(batch: tuple[RackFault, ...]) -> str:
     return ", ".join(fault.expected.name for fault in batch)
 
 
-@pytest.fixture(scope="module")
-def bench(make_rack: Callable[[str], RackUnderTest]) -> Bench:
-    found = Bench(make_rack(NAME))
-    found.boot()
-    return found
+@dataclass
+class Both:
+    """A cluster that comes up, and fresh nodes beside it."""
+
+    cluster: Bench
+    fresh: Bench
+    up: "subprocess.Popen[bytes] | None"
+    log: Path
+    begun: float
 
 
 @pytest.fixture(scope="module")
-def before_up(bench: Bench) -> Report:
-    return bench.doctor()
+def both(
+    request: pytest.FixtureRequest,
+    make_rack: Callable[[str], RackUnderTest],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Both]:
+    cluster, fresh = benches(make_rack(RACK))
+    log = tmp_path_factory.mktemp("up") / "up.log"
+    wanted = any("running" in getattr(item, "fixturenames", ()) for item in request.session.items)
+    up = cluster.start_up(log) if wanted else None
+    yield Both(cluster, fresh, up, log, time.monotonic())
+    if up and up.poll() is None:
+        up.send_signal(signal.SIGINT)
+        up.wait(60)
 
 
 @pytest.fixture(scope="module")
-def running(bench: Bench) -> Report:
-    """Start the cluster; return what doctor says of it."""
-    begun = time.monotonic()
-    bench.up()
-    print(f"up: {time.monotonic() - begun:.0f} s")
-    return bench.doctor()
+def before_up(both: Both) -> Report:
+    return both.fresh.doctor()
+
+
+@pytest.fixture(scope="module")
+def running(both: Both) -> Report:
+    """Wait for the cluster; return what doctor says of it."""
+    assert both.up and both.up.wait(UP_S) == 0, both.log.read_text()
+    print(f"up: at most {time.monotonic() - both.begun:.0f} s")
+    return both.cluster.doctor()
 
 
 @pytest.fixture(scope="module")
@@ -94,9 +118,9 @@ def test_of_fresh_nodes_nothing_is_said(before_up: Report) -> None:
 
 @pytest.mark.parametrize("batch", BEFORE, ids=name)
 def test_before_an_up_faults_alarm_for_no_other_node_and_leave_nothing(
-    bench: Bench, before_up: Report, verdicts: Verdicts, batch: tuple[RackFault, ...]
+    both: Both, before_up: Report, verdicts: Verdicts, batch: tuple[RackFault, ...]
 ) -> None:
-    check(bench, batch, before_up, verdicts, BACK_S)
+    check(both.fresh, batch, before_up, verdicts, BACK_S)
 
 
 def test_of_a_healthy_cluster_nothing_is_said(running: Report) -> None:
@@ -105,9 +129,9 @@ def test_of_a_healthy_cluster_nothing_is_said(running: Report) -> None:
 
 @pytest.mark.parametrize("batch", RUNNING, ids=name)
 def test_in_a_running_cluster_faults_alarm_for_no_other_node_and_leave_nothing(
-    bench: Bench, running: Report, verdicts: Verdicts, batch: tuple[RackFault, ...]
+    both: Both, running: Report, verdicts: Verdicts, batch: tuple[RackFault, ...]
 ) -> None:
-    check(bench, batch, running, verdicts, BACK_RUNNING_S)
+    check(both.cluster, batch, running, verdicts, BACK_RUNNING_S)
 
 
 def test_nearly_all_of_them_are_named_and_no_near_miss_is(verdicts: Verdicts) -> None:

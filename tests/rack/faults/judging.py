@@ -66,7 +66,7 @@ class Report:
 
 def key(found: dict[str, Any]) -> tuple[str | None, str, str]:
     """Return what makes two findings the same; figures in their words change from run to run."""
-    return found["node"], found["id"], re.sub(r"[\d.]+", "0", found["what"])
+    return found["node"], found["id"], re.sub(r"(?<![A-Za-z\d])[\d.]+", "0", found["what"])
 
 
 def words(found: dict[str, Any]) -> str:
