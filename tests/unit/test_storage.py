@@ -19,6 +19,7 @@ from rpicluster.model.machine import Disk, DiskKind, MachineFacts, Manifest, Mou
 from rpicluster.model.spec import ClusterSpec, NodeSpec
 from rpicluster.model.specfile import parse_spec, spec_json_schema
 from rpicluster.nodes.remote.storage import Kept, choices, format_steps, kept_of, order, require_named
+from rpicluster.nodes.ssh.read_storage import disk_of
 
 T7, WWN = "usb-Samsung_PSSD_T7_S5SXNS0T-0:0", "wwn-0x5002538f00000000"
 STICK = "usb-SanDisk_Ultra_4C53-0:0"
@@ -261,6 +262,19 @@ def test_what_a_node_has_already_stays_whatever_is_plugged_in(mounts, said) -> N
     where = tuple(mounted(f"sd{n}1", f"/mnt/d{n}", f"sd{n}", total_mib=s) for n, s, _ in mounts)
     for before in (kept, None):
         assert again(said, pi(*disks, mounts=where), before).disk == before
+
+
+def test_a_disk_that_lvm_or_luks_stand_on_is_known_by_its_mounts_and_not_offered() -> None:
+    disk = ssd(part("sda1", "LVM2_member"), part("vg-data", "ext4"))
+    assert disk_of("/dev/mapper/vg-data", (card(), disk)) == "sda"
+    assert fresh(None, pi(disk)).warnings == (
+        "pi2: data go to the disk that it boots from, a card (mmcblk0): slow, and writing wears it out; "
+        "an SSD is better",
+    )
+    used = pi(disk, mounts=(mounted("mapper/vg-data", "/mnt/lvm", "sda"),))
+    assert fresh(None, used).disk.mount == "/mnt/lvm"
+    assert fresh({"disk": T7}, used).disk.mount == "/mnt/lvm"
+    assert "is mounted on /mnt/lvm and is not formatted" in fresh({"disk": T7}, used, T7).refusal
 
 
 # -- a folder ------------------------------------------------------------------------------------------

@@ -20,12 +20,12 @@ CARDS = frozenset({DiskKind.SD, DiskKind.EMMC, DiskKind.USB_STICK})
 _FREE_CHOICE = frozenset({"ext3", "ext4", "xfs", "btrfs", "f2fs"})
 # Whoever names one of these knows why; overlay is what virtual machines and containers stand on.
 _BY_NAME = _FREE_CHOICE | {"ext2", "zfs", "jfs", "reiserfs", "bcachefs", "overlay"}
+_PARTS_OF_MORE = ("LVM2_member", "linux_raid_member", "crypto_LUKS")
 _WHY_NOT = {
     **dict.fromkeys(("vfat", "exfat", "msdos"), "it knows no owners and no permissions"),
     **dict.fromkeys(("ntfs", "ntfs3", "fuseblk"), "it keeps no owners and permissions as Linux knows them"),
     **dict.fromkeys(("nfs", "nfs4", "cifs", "9p", "fuse.sshfs"), "it is another machine's"),
-    **dict.fromkeys(("LVM2_member", "linux_raid_member"), "it is a part of something larger"),
-    "crypto_LUKS": "it is encrypted",
+    **dict.fromkeys(_PARTS_OF_MORE, "it is a part of something larger, or encrypted"),
     "swap": "it is swap",
 }
 # What the system itself stands on is never chosen by default; NOT_FOR_DATA not even when it is named.
@@ -155,7 +155,8 @@ def _by_default(name: str, machine: MachineFacts) -> Choice:
         if disk.name in boots or disk.kind is DiskKind.COMPRESSED_MEMORY:
             continue
         mounts = [m for m in _visible(machine) if m.disk == disk.name and not _is_systems(m.path)]
-        if not mounts and disk.size_mib >= SIZE_MIN_MIB and disk.ids:
+        free = not any(p.filesystem in _PARTS_OF_MORE for p in disk.partitions)
+        if not mounts and free and disk.size_mib >= SIZE_MIN_MIB and disk.ids:
             named = sorted(disk.ids)[0]
             reasons.append(f"{_disk_words(disk)} is not mounted: say storage: {{disk: {named}}} to use it")
         for mount in mounts:

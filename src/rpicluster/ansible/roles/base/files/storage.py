@@ -2,8 +2,8 @@
 
 Reads {"path", "mount", "mounts": bool, "uuid", "filesystem", "format": "" | "/dev/disk/by-id/NAME", "label",
 "cluster_id", "owners": {folder: login}} from stdin. With `mounts` the file system `uuid` is mounted on
-`mount`, if it is not yet; with `format` it is made first, unless the disk has it already. A disk that anything
-uses is never formatted. Data of another cluster are refused; those of this one, found by a system that was
+`mount`, if it is not yet; with `format` it is made first, unless the disk has it already. A disk in use is
+never formatted. Data of another cluster are refused; those of this one, found by a system that was
 installed anew, get their owners back. Prints what was done, nothing if all was right. Needs Python 3.8.
 """
 
