@@ -306,6 +306,14 @@ def test_a_folder_on_another_part_of_the_card_is_taken_with_a_warning() -> None:
     assert "writing wears it out" in choice.warnings[0]
 
 
+def test_the_disk_of_the_system_is_taken_where_it_is_named_though_an_ssd_is_there() -> None:
+    choice = fresh("/var/lib", WITH_SSD)
+    assert choice.disk is None and not choice.refusal
+    assert "writing wears it out" in choice.warnings[0]
+    assert again("/var/lib", WITH_SSD, None) == Choice()
+    assert "Data are never moved" in again("/var/lib", WITH_SSD, ON_SSD).refusal
+
+
 # -- a disk by its name --------------------------------------------------------------------------------
 
 
