@@ -198,6 +198,16 @@ def test_data_of_this_cluster_get_their_owner_back_and_those_of_another_are_refu
     assert "holds data of another cluster (rpicluster-2); move it away" in disk.storage(**wanted, code=1)
 
 
+def test_the_modes_of_a_disk_that_somebody_has_used_are_not_widened(disk: Namespace) -> None:
+    disk.run("mkfs.ext4", "-q", "-F", "-U", OURS, disk.device)
+    disk.run("mkdir", "/srv/look")
+    disk.run("mount", disk.device, "/srv/look")
+    disk.run("chmod", "700", "/srv/look")
+    disk.run("umount", "/srv/look")
+    assert f"sudo chmod o+x {MOUNT}" in disk.storage(code=1)
+    assert disk.run("stat", "-c", "%a", MOUNT) == "700"
+
+
 # -- what `destroy` does -------------------------------------------------------------------------------
 
 

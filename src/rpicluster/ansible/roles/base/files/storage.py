@@ -128,7 +128,6 @@ def mount(wanted):
     if os.listdir(point):
         sys.exit("%s is not empty; a mount would hide what is in it: move it away" % point)
     run(MOUNT_S, "mount", "-t", wanted["filesystem"], "-o", "noatime", "UUID=" + wanted["uuid"], point)
-    os.chmod(point, 0o755)  # now that of the file system's own root
 
 
 def mounted_on(point):
