@@ -183,6 +183,49 @@ def test_a_card_that_was_written_anew_is_a_fresh_node_whatever_is_remembered(wor
     assert world.cluster("/var/lib").plan().refusals == ()
 
 
+SHOWN = """Id=rpicluster-datanode.service
+LoadState=loaded
+ActiveState=inactive
+SubState=dead
+MainPID=0
+
+Id=rpicluster-resourcemanager.service
+LoadState=loaded
+ActiveState=inactive
+SubState=dead
+MainPID=0
+
+Id=mnt-ssd.mount
+LoadState=loaded
+ActiveState=%s
+SubState=x
+"""
+
+
+@pytest.mark.parametrize(
+    ("mount", "state", "detail"),
+    [
+        ("inactive", "failed", "the disk with its data is not mounted on /mnt/ssd"),
+        ("active", "stopped", "systemd says inactive (dead), result "),
+    ],
+)
+def test_a_daemon_whose_disk_is_away_says_so_and_one_that_needs_none_does_not(
+    world: World, monkeypatch: pytest.MonkeyPatch, mount: str, state: str, detail: str
+) -> None:
+    remote = world.cluster("").site.place
+    asked: list[str] = []
+
+    def check(_target: object, argv: list[str], **_: object) -> bytes:
+        asked.extend(argv)
+        return (SHOWN % mount).encode()
+
+    monkeypatch.setattr(remote.nodes.ssh, "check", check)
+    found, failed = remote.statuses({"pi2": ("datanode", "resourcemanager")}, disks={"pi2": "/mnt/ssd"})
+    assert not failed and "mnt-ssd.mount" in asked
+    assert [unit.state for unit in found] == [state, "stopped"]
+    assert found[0].detail == detail
+
+
 def test_virtual_nodes_have_no_disks_to_format(world: World) -> None:
     path = world.folder / "local.yml"
     path.write_text("name: demo\nnodes:\n  - {name: one, local: {memory: 4G}}\n")
