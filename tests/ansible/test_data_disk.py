@@ -65,6 +65,8 @@ class Namespace:
             "filesystem": "ext4",
             "format": "",
             "label": "rpicluster",
+            "cluster_id": "rpicluster-1",
+            "owners": {"datanode": "nobody"},
         }
         return self.program("base", "storage.py", {**wanted, **changes}, code)
 
@@ -180,6 +182,30 @@ def test_a_folder_that_somebody_mounted_is_looked_at_and_left_alone(disk: Namesp
 
 def test_a_folder_from_which_no_library_runs_is_refused(disk: Namespace) -> None:
     assert "is mounted with noexec" in disk.storage(**folder(disk, o="noexec"), code=1)
+
+
+def test_data_of_this_cluster_get_their_owner_back_and_those_of_another_are_refused(disk: Namespace) -> None:
+    wanted = folder(disk)
+    blocks = "/srv/ssd/rpicluster/datanode/blocks/current"
+    disk.run("mkdir", "-p", blocks)
+    disk.run(
+        "sh", "-c", f"echo clusterID=rpicluster-1 >{blocks}/VERSION && chown -R 4711 /srv/ssd/rpicluster"
+    )
+    assert disk.storage(**wanted) == "datanode given to nobody"
+    assert disk.run("stat", "-c", "%U", f"{blocks}/VERSION") == "nobody"
+    assert disk.storage(**wanted) == ""
+    disk.run("sh", "-c", f"echo clusterID=rpicluster-2 >{blocks}/VERSION")
+    assert "holds data of another cluster (rpicluster-2); move it away" in disk.storage(**wanted, code=1)
+
+
+def test_the_modes_of_a_disk_that_somebody_has_used_are_not_widened(disk: Namespace) -> None:
+    disk.run("mkfs.ext4", "-q", "-F", "-U", OURS, disk.device)
+    disk.run("mkdir", "/srv/look")
+    disk.run("mount", disk.device, "/srv/look")
+    disk.run("chmod", "700", "/srv/look")
+    disk.run("umount", "/srv/look")
+    assert f"sudo chmod o+x {MOUNT}" in disk.storage(code=1)
+    assert disk.run("stat", "-c", "%a", MOUNT) == "700"
 
 
 # -- what `destroy` does -------------------------------------------------------------------------------

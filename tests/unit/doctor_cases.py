@@ -461,11 +461,18 @@ CASES: dict[str, tuple[list[Case], list[Case]]] = {
         ],
     ),
     "little-room": (
-        [on(mounts=(mount(total_mib=7000, free_mib=4095, used_percent=40),))],
+        [
+            on(mounts=(mount(total_mib=7000, free_mib=4095, used_percent=40),)),
+            on(manifest=manifest(storage=ON_SSD), mounts=(mount(), mount(path="/mnt/ssd", free_mib=4095))),
+        ],
         [
             on(mounts=(mount(free_mib=4096),)),
             on(mounts=(mount(free_mib=None),)),
             on(mounts=(mount(free_mib=1000), mount(path="/var/lib/rpicluster", free_mib=90000))),
+            on(
+                manifest=manifest(storage=ON_SSD),
+                mounts=(mount(free_mib=1000), mount(path="/mnt/ssd", free_mib=90000)),
+            ),
         ],
     ),
     "data-disk-away": (

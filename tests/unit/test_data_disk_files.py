@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
 sys.path.insert(0, str(Path(__file__).parent))
 from rendering_cases import load, rendered
@@ -18,6 +19,7 @@ from rpicluster.design.mount_unit import unit_name
 from rpicluster.design.plan import Action, Plan, Step
 from rpicluster.design.preview import PATHS
 from rpicluster.model.facts import DataDisk
+from rpicluster.nodes.ansible.rundir import playbooks
 from rpicluster.nodes.remote.base import base_of
 from rpicluster.nodes.remote.bundle import NodeWork, variables
 from rpicluster.nodes.remote.change import prepare_steps
@@ -150,6 +152,12 @@ def test_destroy_is_told_of_the_disk_and_unmounts_only_what_we_mount() -> None:
     theirs = orders([], None, inputs.paths("pi2").disk)
     assert theirs["storage"]["unit"] == ""
     assert orders([], None)["storage"] == {}
+
+
+def test_the_role_that_removes_takes_the_very_orders_that_it_is_given() -> None:
+    specs = YAML(typ="safe").load((playbooks() / "roles/remove/meta/argument_specs.yml").read_text())
+    known = specs["argument_specs"]["main"]["options"]["rpicluster_remove"]["options"]
+    assert set(known) == set(orders([], None))
 
 
 # -- what is asked -------------------------------------------------------------------------------------

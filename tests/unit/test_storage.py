@@ -19,6 +19,7 @@ from rpicluster.model.machine import Disk, DiskKind, MachineFacts, Manifest, Mou
 from rpicluster.model.spec import ClusterSpec, NodeSpec
 from rpicluster.model.specfile import parse_spec, spec_json_schema
 from rpicluster.nodes.remote.storage import Kept, choices, format_steps, kept_of, order, require_named
+from rpicluster.nodes.ssh.read_storage import disk_of
 
 T7, WWN = "usb-Samsung_PSSD_T7_S5SXNS0T-0:0", "wwn-0x5002538f00000000"
 STICK = "usb-SanDisk_Ultra_4C53-0:0"
@@ -263,6 +264,19 @@ def test_what_a_node_has_already_stays_whatever_is_plugged_in(mounts, said) -> N
         assert again(said, pi(*disks, mounts=where), before).disk == before
 
 
+def test_a_disk_that_lvm_or_luks_stand_on_is_known_by_its_mounts_and_not_offered() -> None:
+    disk = ssd(part("sda1", "LVM2_member"), part("vg-data", "ext4"))
+    assert disk_of("/dev/mapper/vg-data", (card(), disk)) == "sda"
+    assert fresh(None, pi(disk)).warnings == (
+        "pi2: data go to the disk that it boots from, a card (mmcblk0): slow, and writing wears it out; "
+        "an SSD is better",
+    )
+    used = pi(disk, mounts=(mounted("mapper/vg-data", "/mnt/lvm", "sda"),))
+    assert fresh(None, used).disk.mount == "/mnt/lvm"
+    assert fresh({"disk": T7}, used).disk.mount == "/mnt/lvm"
+    assert "is mounted on /mnt/lvm and is not formatted" in fresh({"disk": T7}, used, T7).refusal
+
+
 # -- a folder ------------------------------------------------------------------------------------------
 
 
@@ -290,6 +304,14 @@ def test_a_folder_on_another_part_of_the_card_is_taken_with_a_warning() -> None:
     choice = fresh("/data", pi(mounts=(mounted("mmcblk0p3", "/data", "mmcblk0"),)))
     assert choice.disk.mount == "/data"
     assert "writing wears it out" in choice.warnings[0]
+
+
+def test_the_disk_of_the_system_is_taken_where_it_is_named_though_an_ssd_is_there() -> None:
+    choice = fresh("/var/lib", WITH_SSD)
+    assert choice.disk is None and not choice.refusal
+    assert "writing wears it out" in choice.warnings[0]
+    assert again("/var/lib", WITH_SSD, None) == Choice()
+    assert "Data are never moved" in again("/var/lib", WITH_SSD, ON_SSD).refusal
 
 
 # -- a disk by its name --------------------------------------------------------------------------------

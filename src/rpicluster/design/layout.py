@@ -21,7 +21,8 @@ SYSTEMD = "/etc/systemd/system"
 FIREWALL = "firewall.nft"
 CHECKPOINT = "checkpoint"
 # Whose data are large, or written much: they go to `storage:`.
-ON_DISK = frozenset({"namenode", "datanode", "nodemanager"})
+USERS = {"namenode": HDFS_USER, "datanode": HDFS_USER, "nodemanager": YARN_USER}
+ON_DISK = frozenset(USERS)
 
 # R packages built from sources on a node, beside the runtime; then where Debian's R looks for others.
 R_FOLDER = "/opt/rpicluster/r"

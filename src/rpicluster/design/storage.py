@@ -13,6 +13,7 @@ from rpicluster.model.machine import Disk, DiskKind, MachineFacts, Mount, Partit
 from rpicluster.model.spec import NOT_FOR_DATA, NodeSpec, is_plain_folder
 
 FOLDER = "rpicluster"  # ours, on a disk that may hold other things
+SYSTEMS = PATHS.data.removesuffix(f"/{FOLDER}")  # named as a folder: with the system, whatever else is there
 FORMATTED_AS = "ext4"
 # The smallest file system that is worth more than the boot disk's: an 8 GB stick is not.
 SIZE_MIN_MIB = 8 << 10
@@ -20,12 +21,12 @@ CARDS = frozenset({DiskKind.SD, DiskKind.EMMC, DiskKind.USB_STICK})
 _FREE_CHOICE = frozenset({"ext3", "ext4", "xfs", "btrfs", "f2fs"})
 # Whoever names one of these knows why; overlay is what virtual machines and containers stand on.
 _BY_NAME = _FREE_CHOICE | {"ext2", "zfs", "jfs", "reiserfs", "bcachefs", "overlay"}
+_PARTS_OF_MORE = ("LVM2_member", "linux_raid_member", "crypto_LUKS")
 _WHY_NOT = {
     **dict.fromkeys(("vfat", "exfat", "msdos"), "it knows no owners and no permissions"),
     **dict.fromkeys(("ntfs", "ntfs3", "fuseblk"), "it keeps no owners and permissions as Linux knows them"),
     **dict.fromkeys(("nfs", "nfs4", "cifs", "9p", "fuse.sshfs"), "it is another machine's"),
-    **dict.fromkeys(("LVM2_member", "linux_raid_member"), "it is a part of something larger"),
-    "crypto_LUKS": "it is encrypted",
+    **dict.fromkeys(_PARTS_OF_MORE, "it is a part of something larger, or encrypted"),
     "swap": "it is swap",
 }
 # What the system itself stands on is never chosen by default; NOT_FOR_DATA not even when it is named.
@@ -129,7 +130,7 @@ def _require_there(name: str, machine: MachineFacts, kept: DataDisk) -> None:
 def _same(path: str | None, name: str | None, kept: DataDisk | None, machine: MachineFacts | None) -> bool:
     """Return whether cluster.yml means where the data are."""
     if kept is None:
-        return False
+        return path == SYSTEMS
     if path is not None:
         return kept.path == f"{path}/{FOLDER}"
     if name == kept.disk or machine is None:
@@ -155,7 +156,8 @@ def _by_default(name: str, machine: MachineFacts) -> Choice:
         if disk.name in boots or disk.kind is DiskKind.COMPRESSED_MEMORY:
             continue
         mounts = [m for m in _visible(machine) if m.disk == disk.name and not _is_systems(m.path)]
-        if not mounts and disk.size_mib >= SIZE_MIN_MIB and disk.ids:
+        free = not any(p.filesystem in _PARTS_OF_MORE for p in disk.partitions)
+        if not mounts and free and disk.size_mib >= SIZE_MIN_MIB and disk.ids:
             named = sorted(disk.ids)[0]
             reasons.append(f"{_disk_words(disk)} is not mounted: say storage: {{disk: {named}}} to use it")
         for mount in mounts:
@@ -187,13 +189,16 @@ def _about_boot_disk(
 
 
 def _folder(name: str, machine: MachineFacts | None, path: str) -> Choice:
+    if path == SYSTEMS:
+        system = machine.mount_of(path) if machine is not None else None
+        return Choice(warnings=_about_card(name, machine, system.disk) if system is not None else ())
     if machine is None:
         return Choice(DataDisk(path=f"{path}/{FOLDER}", mount=path))
     mount = machine.mount_of(path)
     if mount is None or mount.path == "/":
         raise _Refused(
             f"storage: {path} lies on the file system of the system itself, so no disk is mounted there. "
-            "Mount one (in /etc/fstab, that it comes back), or leave `storage` out"
+            f"Mount one (in /etc/fstab, that it comes back), or say storage: {SYSTEMS}"
         )
     why = _unfit(mount, _BY_NAME)
     if why:
@@ -219,7 +224,7 @@ def _disk(name: str, machine: MachineFacts | None, wanted: str, seed: str, forma
             f"no disk is called {base} there" + (f"; there are {', '.join(there)}" if there else "")
         )
     if disk.name in boot_disks(machine):
-        raise _Refused(f"{wanted} is the disk that it boots from; leave `storage` out to use it")
+        raise _Refused(f"{wanted} is the disk that it boots from; to use it, say storage: {SYSTEMS}")
     card = _about_card(name, machine, disk.name)
     if any(p.uuid == fresh.uuid for p in disk.partitions):  # an `up` that was broken off has formatted it
         return Choice(fresh, warnings=card)
@@ -353,8 +358,8 @@ def _is_card(machine: MachineFacts, name: str | None) -> bool:
     return disk is not None and disk.kind in CARDS
 
 
-def _about_card(name: str, machine: MachineFacts, disk: str | None) -> tuple[str, ...]:
-    if not _is_card(machine, disk):
+def _about_card(name: str, machine: MachineFacts | None, disk: str | None) -> tuple[str, ...]:
+    if machine is None or not _is_card(machine, disk):
         return ()
     return (f"{name}: data go to a card or stick ({disk}): slow, and writing wears it out; better an SSD",)
 

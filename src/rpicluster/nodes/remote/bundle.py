@@ -120,7 +120,9 @@ def variables(
         "rpicluster_group": base.group,
         "rpicluster_users": list(base.users),
         "rpicluster_hosts_block": base.hosts_block.rstrip("\n"),
-        "rpicluster_storage": order(paths, format_name=work.format_disk) if work.prepare else {},
+        "rpicluster_storage": order(paths, format_name=work.format_disk, file_system=file_system)
+        if work.prepare
+        else {},
         "rpicluster_bundle": bundle_path,
         "rpicluster_boot_file": base.boot_file,
         "rpicluster_reboot": bool(base.boot_file) and may_reboot,

@@ -76,6 +76,8 @@ def prepare_steps(
         reasons = []
         if extra.get("base") != base.hash:
             reasons.append("logins, directories, /etc/hosts")
+            if base.storage:
+                reasons.append(f"data in {base.storage['path']}")
         if base.packages:
             reasons.append("install " + ", ".join(base.packages))
         if storage.is_away(base.storage, machine):

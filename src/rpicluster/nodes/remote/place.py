@@ -244,7 +244,7 @@ def _unit(node: str, name: str, unit: Any, *, missing: str = "") -> RemoteUnit:
     state = unit_state(unit)
     detail = "" if unit is None else f"systemd says {unit.active} ({unit.sub}), result {unit.result}"
     if missing and state != "running":
-        detail = f"the disk with its data is not mounted on {missing}"
+        state, detail = "failed", f"the disk with its data is not mounted on {missing}"
     return RemoteUnit(
         node, name, state, unit.pid if unit is not None and state == "running" else None, detail
     )

@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from rpicluster.design import layout
 from rpicluster.design.mount_unit import unit_name
 from rpicluster.design.plan import Action, Step
 from rpicluster.design.storage import Choice, choose
@@ -106,8 +107,11 @@ def manifest_entry(paths: NodePaths) -> dict[str, Any]:
     return {"storage": paths.disk.model_dump()} if paths.disk is not None else {}
 
 
-def order(paths: NodePaths, *, format_name: str = "") -> dict[str, Any]:
-    """Return what the program `storage.py` of the role `base` reads; empty where there is no disk."""
+def order(paths: NodePaths, *, format_name: str = "", file_system: str = "") -> dict[str, Any]:
+    """Return what the program `storage.py` of the role `base` reads; empty where there is no disk.
+
+    `file_system` is the clusterID of this cluster's HDFS.
+    """
     disk = paths.disk
     if disk is None:
         return {}
@@ -119,6 +123,8 @@ def order(paths: NodePaths, *, format_name: str = "") -> dict[str, Any]:
         "filesystem": disk.filesystem,
         "format": f"/dev/disk/by-id/{format_name}" if format_name else "",
         "label": LABEL,
+        "cluster_id": file_system,
+        "owners": {unit: layout.USERS[unit] for unit in sorted(layout.ON_DISK)},
     }
 
 

@@ -155,7 +155,7 @@ def _sizes(text: str) -> dict[str, tuple[int, int, int | None]]:
 
 def disk_of(source: str, disks: tuple[Disk, ...]) -> str | None:
     """Return the name of the disk that a device file lies on."""
-    name = source.removeprefix("/dev/")
+    name = source.removeprefix("/dev/").removeprefix("mapper/")  # lsblk knows LVM and LUKS without it
     return next(
         (d.name for d in disks if name == d.name or any(name == part.name for part in d.partitions)), None
     )

@@ -1,14 +1,16 @@
 """Runs on a node as root: makes sure that the disk for data is there, before anything is written to it.
 
-Reads {"path", "mount", "mounts": bool, "uuid", "filesystem", "format": "" | "/dev/disk/by-id/NAME", "label"}
-from stdin. With `mounts` the file system `uuid` is mounted on `mount`, if it is not yet; with `format` it is
-made first, unless the disk has it already. A disk that anything uses is never formatted. Prints what was
-done, nothing if all was right. Needs Python 3.8.
+Reads {"path", "mount", "mounts": bool, "uuid", "filesystem", "format": "" | "/dev/disk/by-id/NAME", "label",
+"cluster_id", "owners": {folder: login}} from stdin. With `mounts` the file system `uuid` is mounted on
+`mount`, if it is not yet; with `format` it is made first, unless the disk has it already. A disk in use is
+never formatted. Data of another cluster are refused; those of this one, found by a system that was
+installed anew, get their owners back. Prints what was done, nothing if all was right. Needs Python 3.8.
 """
 
 import errno
 import json
 import os
+import pwd
 import shutil
 import stat
 import subprocess
@@ -36,7 +38,39 @@ def main(wanted):
             % (wanted["mount"], seen, wanted["uuid"])
         )
     look_at(os.path.dirname(wanted["path"]))
+    refuse_others(wanted["path"], wanted["cluster_id"])
+    for folder, login in sorted(wanted["owners"].items()):
+        if give_back(os.path.join(wanted["path"], folder), login):
+            done.append("%s given to %s" % (folder, login))
     return done
+
+
+def refuse_others(path, cluster_id):
+    """End if HDFS's data of another cluster are there: its daemons would refuse them one by one."""
+    for kind in ("namenode/name", "datanode/blocks"):
+        try:
+            with open(os.path.join(path, kind, "current", "VERSION")) as file:
+                lines = file.read().splitlines()
+        except FileNotFoundError:
+            continue
+        found = [line.partition("=")[2] for line in lines if line.startswith("clusterID=")]
+        if found != [cluster_id]:
+            sys.exit(
+                "%s holds data of another cluster (%s); move it away: sudo mv %s %s.old"
+                % (path, "".join(found) or "unknown", path, path)
+            )
+
+
+def give_back(folder, login):
+    """Give a folder with all in it to a login whose number has changed; return whether it had."""
+    account = pwd.getpwnam(login)
+    if not os.path.isdir(folder) or os.lstat(folder).st_uid == account.pw_uid:
+        return False
+    for above, folders, files in os.walk(folder):
+        for name in folders + files:
+            os.lchown(os.path.join(above, name), account.pw_uid, account.pw_gid)
+    os.lchown(folder, account.pw_uid, account.pw_gid)  # last: it says that all is done
+    return True
 
 
 def look_at(folder):
@@ -94,7 +128,6 @@ def mount(wanted):
     if os.listdir(point):
         sys.exit("%s is not empty; a mount would hide what is in it: move it away" % point)
     run(MOUNT_S, "mount", "-t", wanted["filesystem"], "-o", "noatime", "UUID=" + wanted["uuid"], point)
-    os.chmod(point, 0o755)  # now that of the file system's own root
 
 
 def mounted_on(point):
@@ -152,5 +185,7 @@ def run(timeout_s, *argv):
 if __name__ == "__main__":
     try:
         print(", ".join(main(json.load(sys.stdin))))
+    except KeyError as error:
+        sys.exit("the node has no such user: %s" % error)
     except OSError as error:
         sys.exit("%s: %s" % (error.filename, error.strerror))
