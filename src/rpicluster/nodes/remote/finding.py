@@ -7,6 +7,7 @@ is found is kept in the state folder, so that the next command goes there at onc
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from ipaddress import IPv4Network
 from typing import TypeVar
 
 from rpicluster.design import whereabouts
@@ -15,7 +16,7 @@ from rpicluster.errors import HostKeyRefused, LoginRefused, NodeAmbiguous, NodeU
 from rpicluster.model.machine import MachineFacts
 from rpicluster.model.neighbours import Announced, Neighbour, read_neighbours
 from rpicluster.model.spec import SshTarget
-from rpicluster.nodes.discovery.neighbours import neighbour_table
+from rpicluster.nodes.discovery.neighbours import neighbour_table, own_networks
 from rpicluster.nodes.remote import members
 from rpicluster.nodes.remote.commands import Nodes
 from rpicluster.nodes.remote.state import RemoteState
@@ -54,13 +55,16 @@ class Finder:
         *,
         neighbours: Callable[[], tuple[Neighbour, ...]] = neighbour_table,
         announced: Callable[[float], tuple[Announced, ...]] | None = None,
+        networks: Callable[[], tuple[IPv4Network, ...]] = own_networks,
     ) -> None:
         """Look for `nodes`; those that were found before are reached where they were found.
 
-        `neighbours` and `announced` say who is on this network; default: the kernel, and multicast DNS.
+        `neighbours` and `announced` say who is on this network, `networks` which ones these are; default: the
+        kernel, and multicast DNS.
         """
         self._nodes, self._state = nodes, state
         self._neighbours, self._announced = neighbours, announced or _announced
+        self._own_networks = networks
         self._tried: set[str] = set()
         self._said: list[str] = []
         self._recall()
@@ -184,6 +188,8 @@ class Finder:
             for a in i.addresses
         }
         taken |= {self.reached.get(n, self._nodes.targets[n].host) for n, each in seen.items() if each.facts}
+        answering = [IPv4Network(f"{a}/32") for a in taken if whereabouts.is_ipv4(a)]
+        near_networks = [*_or_nothing(self._own_networks), *answering]
         ways = {name: self._ways(name)[0] for name in lost}
         worth = list(whereabouts.by_card([node for n, node in lost.items() if ways[n].through_others], there))
         for port in sorted({way.port for way in ways.values() if not way.through_others}):
@@ -191,7 +197,7 @@ class Finder:
                 n for name, n in lost.items() if ways[name].port == port and not ways[name].through_others
             ]
             first = whereabouts.first_candidates(wanted, [*near, *there], announced, taken=taken)
-            more = whereabouts.sweep_of(wanted, first, taken)
+            more = whereabouts.sweep_of(wanted, first, taken, near=near_networks)
             open_there = sweep.answering([*first, *map(str, more)], port)
             shown = sweep.shown_keys(open_there, port)
             worth += whereabouts.pairs(wanted, shown)
