@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
+from random import Random
 
 import pytest
 from hypothesis import given
@@ -238,7 +239,7 @@ CLAIMS = st.lists(
 @given(CLAIMS, st.randoms(use_true_random=False))
 def test_whoever_is_found_has_the_one_claim_that_holds_in_whatever_order_answers_come(
     claims: list[Claim],
-    random: "st.Random",  # type: ignore[name-defined]
+    random: Random,
 ) -> None:
     nodes = {name: lost(name, f"m{name[-1]}") for name in ("pi1", "pi2", "pi3")}
     verdict = judge(nodes, claims)

@@ -26,7 +26,10 @@ from rpicluster.nodes.ssh.observe import Observation, observe_node
 from rpicluster.nodes.ssh.openssh import OpenSsh
 
 KEY = "elsewhere"
-_GONE = frozenset({Cause.UNRESOLVED, Cause.UNREACHABLE, Cause.REFUSED, Cause.TIMEOUT})
+# The last two: a connection that was left open to the old address is noticed like this.
+_GONE = frozenset(
+    {Cause.UNRESOLVED, Cause.UNREACHABLE, Cause.REFUSED, Cause.TIMEOUT, Cause.SILENT, Cause.LOST}
+)
 _LISTEN_S = 1.5
 _NEIGHBOURS_S = 4.0
 _ASKED_MEMBERS = 8
