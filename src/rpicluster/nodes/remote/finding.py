@@ -144,11 +144,21 @@ class Finder:
         An error stays where nobody was found. Where two machines claim to be one node it is a NodeAmbiguous.
         Each node is looked for once in the life of this object.
         """
-        facts = {name: self._state.known_facts(name) for name, each in seen.items() if may_have_moved(each)}
-        lost = self._lost({n: known for n, known in facts.items() if known and n not in self._tried}, seen)
-        if not lost:
+        gone = [name for name, each in seen.items() if may_have_moved(each) and name not in self._tried]
+        facts = {name: known for name in gone if (known := self._state.known_facts(name)) is not None}
+        if not facts:
             return dict(seen)
-        self._tried.update(lost)
+        self._tried.update(facts)
+        try:
+            return self._looked_for(facts, seen)
+        except RpiclusterError as error:  # the errors that the nodes gave are the ones to act on
+            self._said.append(f"{', '.join(facts)} could not be looked for: {error.message}")
+            return dict(seen)
+
+    def _looked_for(
+        self, facts: Mapping[str, MachineFacts], seen: Mapping[str, Observation]
+    ) -> dict[str, Observation]:
+        lost = self._lost(facts, seen)
         tried = self._ask(self._worth_asking(lost, seen), lost)
         verdict = whereabouts.judge(lost, [each.claim for each in tried if each.claim])
         result = dict(seen)
@@ -164,8 +174,6 @@ class Finder:
         return result
 
     def _lost(self, facts: Mapping[str, MachineFacts], seen: Mapping[str, Observation]) -> dict[str, Lost]:
-        if not facts:
-            return {}
         known = members.known_addresses(self._state, [each.facts for each in seen.values() if each.facts])
         lost = {}
         for name, machine in facts.items():
