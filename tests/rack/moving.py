@@ -38,7 +38,7 @@ class Addresses:
                 node,
                 f"sudo sed -i 's/^Address={was}\\//Address={address}\\//' {_UNIT} && "
                 "sudo systemd-run --quiet --on-active=2 sh -c "
-                "'networkctl reload && networkctl reconfigure host0'",
+                "'ip address flush dev host0 scope global; systemctl restart systemd-networkd'",
             )
         self.now.update(wanted)
         for node in wanted:
