@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from rpicluster.cli.main import run
+from rpicluster.cluster import Cluster
 from rpicluster.errors import HostKeyRefused, NodeUnreachable
 from rpicluster.health import doctor as health_doctor
 from rpicluster.model.machine import Address, MachineFacts, Manifest
@@ -214,6 +215,30 @@ def test_a_manager_with_files_is_found_and_refused_until_it_has_its_address_agai
     network.move(pi1="10.0.0.1")
     assert moves(capsys)[0] == []
     assert open_remote_state("shelf").recall("elsewhere") == {}
+
+
+def test_a_node_that_left_is_forgotten_with_its_address(network: Network) -> None:
+    network.move(pi2="10.0.0.57")
+    assert run(["check"]) == 0
+    state = open_remote_state("shelf")
+    assert state.recall("elsewhere")["pi2"]["address"] == "10.0.0.57"
+    Path("cluster.yml").write_text("\n".join(line for line in SPEC.splitlines() if "pi2" not in line))
+    assert Cluster.find().site.place.nodes.ssh.elsewhere, "it is still to be cleared"  # type: ignore[union-attr]
+    state.forget_facts("pi2")
+    Path("cluster.yml").write_text(SPEC)
+    assert not Cluster.find().site.place.nodes.ssh.elsewhere  # type: ignore[union-attr]
+    del network.there["10.0.0.57"]
+    network.put(2, "10.0.0.2")
+    assert run(["check"]) == 0
+
+
+def test_an_address_that_another_entry_has_now_is_that_entrys(network: Network) -> None:
+    network.move(pi2="10.0.0.57")
+    assert run(["check"]) == 0
+    # pi2's old line now stands for pi4: what was found of pi2 is not about it
+    text = SPEC.replace("name: pi2", "name: pi4")
+    Path("cluster.yml").write_text(text)
+    assert not Cluster.find().site.place.nodes.ssh.elsewhere  # type: ignore[union-attr]
 
 
 def test_doctor_finds_a_node_that_moved_and_says_what_up_will_do(

@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Network
 from typing import TypeVar
 
+from pydantic import ValidationError
+
 from rpicluster.design import whereabouts
 from rpicluster.design.whereabouts import Claim, Lost
 from rpicluster.errors import HostKeyRefused, LoginRefused, NodeAmbiguous, NodeUnreachable, RpiclusterError
@@ -75,17 +77,21 @@ class Finder:
     # -- what is known ---------------------------------------------------------------------------------
 
     def _recall(self) -> None:
-        """Have ssh go where nodes were last found, as long as cluster.yml says what it said then."""
+        """Have ssh go where nodes were last found, as long as cluster.yml says what it said then.
+
+        Also nodes that cluster.yml names no more: they are still to be cleared. Those that left are not.
+        """
+        doors = {door(target): name for name, target in self._nodes.targets.items()}
         for name, record in self._records().items():
-            target = self._nodes.targets.get(name)
-            if target is None:
+            then = _target_of(record)
+            if then is None or self._state.known_facts(name) is None:
                 continue
             place = Elsewhere(record["address"], record["known_as"])
-            same = [target.host, target.port, target.config] == [
-                record.get(key) for key in ("host", "port", "config")
-            ]
+            target = self._nodes.targets.get(name)
+            if doors.get(door(then), name) == name:
+                self._nodes.ssh.elsewhere[door(then)] = place
             # Somebody pasted the new address: known_hosts knows the key by the old name alone.
-            if same or target.host == place.address:
+            if target is not None and target.host == place.address:
                 self._nodes.ssh.elsewhere[door(target)] = place
 
     def _records(self) -> dict[str, dict[str, str]]:
@@ -93,7 +99,7 @@ class Finder:
         return {
             str(name): record
             for name, record in (known.items() if isinstance(known, dict) else ())
-            if isinstance(record, dict) and {"address", "known_as"} <= set(record)
+            if isinstance(record, dict) and {"host", "address", "known_as"} <= set(record)
         }
 
     def _remember(self, name: str, place: Elsewhere, own_name: str) -> None:
@@ -282,6 +288,14 @@ def may_have_moved(seen: Observation) -> bool:
     if isinstance(error, HostKeyRefused):
         return True
     return isinstance(error, NodeUnreachable) and not isinstance(error, LoginRefused) and error.cause in _GONE
+
+
+def _target_of(record: Mapping[str, str]) -> SshTarget | None:
+    """Return the target that a node was found for; None for a record of another version."""
+    try:
+        return SshTarget.model_validate({key: record.get(key) for key in ("host", "port", "config")})
+    except ValidationError:
+        return None
 
 
 def pasted(target: SshTarget, address: str) -> str:
