@@ -37,13 +37,13 @@ class Addresses:
             self.on(
                 node,
                 f"sudo sed -i 's/^Address={was}\\//Address={address}\\//' {_UNIT} && "
-                "sudo systemd-run --quiet --on-active=2 sh -c "
-                "'networkctl reload && networkctl reconfigure host0'",
+                "sudo systemd-run --quiet --on-active=2 --timer-property=AccuracySec=100ms sh -c "
+                "'ip address flush dev host0 scope global; systemctl restart systemd-networkd'",
             )
         self.now.update(wanted)
         for node in wanted:
             wait_for(
                 f"{node} at {self.of(node)}",
-                lambda node=node: self._ssh(node, "hostname", 10).stdout.strip() == node,  # type: ignore[misc]
-                60,
+                lambda node=node: self._ssh(node, "hostname", 30).stdout.strip() == node,  # type: ignore[misc]
+                90,
             )

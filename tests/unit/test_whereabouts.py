@@ -2,15 +2,21 @@
 
 import base64
 import hashlib
+import json
 import subprocess
+import sys
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
+from random import Random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rpicluster.design.plan import Action, Observed, ObservedFile, ObservedUnit, make_plan
+from rpicluster.design.rendering import render
+from rpicluster.design.units import unit_hash
 from rpicluster.design.whereabouts import (
     MOST_PAIRS,
     Claim,
@@ -26,12 +32,18 @@ from rpicluster.design.whereabouts import (
     sweep_of,
 )
 from rpicluster.model.machine import Address, HostKeyFact, Interface, MachineFacts
-from rpicluster.model.neighbours import Announced, Neighbour
+from rpicluster.model.neighbours import Announced, Neighbour, read_networks
 from rpicluster.model.spec import SshTarget
 from rpicluster.nodes.discovery.sweep import answering, read_keyscan, shown_keys
 from rpicluster.nodes.remote.finding import pasted
 from rpicluster.nodes.ssh.elsewhere import Elsewhere, Way, known_prints, read_way
 from rpicluster.nodes.ssh.openssh import OpenSsh
+
+sys.path.insert(0, str(Path(__file__).parent))
+from rendering_cases import KEEPER, load
+
+LO = {"family": "inet", "local": "127.0.0.1", "prefixlen": 8}
+ETH = {"family": "inet", "local": "192.168.1.7", "prefixlen": 24}
 
 
 def facts(address: str = "10.0.0.12", prefix: int = 24, **more: object) -> MachineFacts:
@@ -97,7 +109,7 @@ def test_the_network_of_an_address_that_the_node_never_had_is_not_swept() -> Non
 def test_a_sweep_has_at_most_1022_addresses_and_never_a_public_one(number: int, prefix: int) -> None:
     address = str(IPv4Address(number))
     network = network_to_search(address, facts(address, prefix))
-    swept = sweep_of([Lost("pi2", "m2", network=network)], [])
+    swept = sweep_of([Lost("pi2", "m2", network=network)], [], near=[IPv4Network("0.0.0.0/0")])
     assert len(swept) <= 1022
     assert all(each.is_private and not each.is_loopback for each in swept)
 
@@ -105,8 +117,28 @@ def test_a_sweep_has_at_most_1022_addresses_and_never_a_public_one(number: int, 
 def test_two_nodes_of_one_network_have_it_swept_once_without_those_that_are_known() -> None:
     network = IPv4Network("10.0.0.0/29")
     both = [Lost("pi2", "m2", network=network), Lost("pi3", "m3", network=network)]
-    swept = [str(address) for address in sweep_of(both, ["10.0.0.2"], ["10.0.0.3"])]
+    swept = [str(address) for address in sweep_of(both, ["10.0.0.2"], ["10.0.0.3"], near=[network])]
     assert swept == ["10.0.0.1", "10.0.0.4", "10.0.0.5", "10.0.0.6"]
+
+
+def test_a_network_is_swept_only_from_within_or_where_another_node_of_it_answers() -> None:
+    node = Lost("pi2", "m2", network=IPv4Network("192.168.1.0/24"))
+    for near in ("192.168.1.0/24", "192.168.0.0/16", "192.168.1.11/32"):
+        assert len(sweep_of([node], [], near=[IPv4Network(near)])) == 254
+    for far in ("10.8.0.0/24", "192.168.2.11/32"):
+        assert sweep_of([node], [], near=[IPv4Network(far)]) == ()
+
+
+def test_this_machines_networks_are_read_without_loopback() -> None:
+    text = json.dumps(
+        [
+            {"ifname": "lo", "flags": ["LOOPBACK"], "addr_info": [LO]},
+            {"ifname": "eth0", "flags": ["UP"], "addr_info": [ETH, {"family": "inet6", "local": "fd00::1"}]},
+        ]
+    )
+    assert read_networks(text) == (IPv4Network("192.168.1.0/24"),)
+    with pytest.raises(ValueError):
+        read_networks('{"a": 1}')
 
 
 # -- where to look first ---------------------------------------------------------------------------------
@@ -207,7 +239,7 @@ CLAIMS = st.lists(
 @given(CLAIMS, st.randoms(use_true_random=False))
 def test_whoever_is_found_has_the_one_claim_that_holds_in_whatever_order_answers_come(
     claims: list[Claim],
-    random: "st.Random",  # type: ignore[name-defined]
+    random: Random,
 ) -> None:
     nodes = {name: lost(name, f"m{name[-1]}") for name in ("pi1", "pi2", "pi3")}
     verdict = judge(nodes, claims)
@@ -216,8 +248,6 @@ def test_whoever_is_found_has_the_one_claim_that_holds_in_whatever_order_answers
         right = [c for c in claims if c.node == name and c.machine_id == nodes[name].machine_id]
         assert address == right[0].address
         assert len({c.boot_id or c.address for c in right}) == 1
-    for address in verdict.found.values():
-        assert list(verdict.found.values()).count(address) >= 1
     shuffled = list(claims)
     random.shuffle(shuffled)
     other = judge(nodes, shuffled)
@@ -229,7 +259,8 @@ def test_whoever_is_found_has_the_one_claim_that_holds_in_whatever_order_answers
 def test_no_machine_is_two_nodes(claims: list[Claim]) -> None:
     nodes = {name: lost(name, "m1") for name in ("pi1", "pi2", "pi3")}  # cards that were all copied
     found = judge(nodes, claims).found
-    boots = [next(c.boot_id for c in claims if (c.node, c.address) == pair) for pair in found.items()]
+    right = [c for c in claims if c.machine_id == "m1"]
+    boots = [next(c.boot_id for c in right if (c.node, c.address) == pair) for pair in found.items()]
     known = [boot for boot in boots if boot]
     assert len(known) == len(set(known))
 
@@ -348,3 +379,46 @@ def test_only_addresses_that_take_a_connection_are_found_and_the_deadline_holds(
     assert answering(silent, 9, connect_s=5.0, at_once=8, deadline_s=0.5) == ()
     assert time.monotonic() - begun < 3
     assert shown_keys([], 22) == {}
+
+
+def _what_follows(**addresses: str) -> dict[str, set[str]]:
+    """Return, by node, what a plan starts, restarts or reloads when nodes have other addresses."""
+    inputs = load("pi4-3x4g")
+    placed = inputs.placement.nodes
+    before = render(inputs.spec, inputs.sizes, inputs.placement, "r", keeper_sources=KEEPER)
+    changed = {n: p.model_copy(update={"address": addresses.get(n, p.address)}) for n, p in placed.items()}
+    after_placement = inputs.placement.model_copy(update={"nodes": changed})
+    after = render(inputs.spec, inputs.sizes, after_placement, "r", keeper_sources=KEEPER)
+    there = Observed(
+        files={
+            node: {
+                path: ObservedFile(hashlib.sha256(file.content).hexdigest(), file.mode, file.owner)
+                for path, file in of_node.items()
+            }
+            for node, of_node in before.files.items()
+        },
+        units={
+            node: {
+                unit.name: ObservedUnit("running", unit_hash(unit, before.files[node]))
+                for unit in before.units
+                if unit.node == node
+            }
+            for node in before.files
+        },
+        runtime=dict.fromkeys(before.files, before.runtime_hash),
+        namenode="formatted",
+    )
+    found: dict[str, set[str]] = {}
+    for step in make_plan("lab", after, there).steps:
+        if step.action in (Action.START, Action.RESTART, Action.RELOAD, Action.STOP):
+            found.setdefault(step.node, set()).add(f"{step.action.value} {step.target}")
+    return found
+
+
+def test_a_worker_that_moved_restarts_its_own_daemons_and_no_others() -> None:
+    assert _what_follows() == {}
+    found = _what_follows(pi2="192.168.1.57")
+    assert found["pi2"] == {"restart datanode", "restart nodemanager"}
+    assert found["pi1"] >= {"reload namenode", "reload resourcemanager"}
+    assert set(found) <= {"pi1", "pi2"}, "pi3 only lets the new address in"
+    assert not any(each.startswith("restart") for each in found["pi1"]), found

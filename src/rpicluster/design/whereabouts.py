@@ -38,7 +38,7 @@ class Lost:
         """Return what is known of a node; None without a machine-id, because nothing could prove it then."""
         if not facts.machine_id:
             return None
-        known = tuple(dict.fromkeys(a for a in addresses if _is_ipv4(a)))
+        known = tuple(dict.fromkeys(a for a in addresses if is_ipv4(a)))
         return cls(
             name,
             facts.machine_id,
@@ -115,7 +115,7 @@ def first_candidates(
         *(n.address for n in neighbours),
         *(a for host in announced for a in host.addresses),
     ]
-    return tuple(a for a in dict.fromkeys(ordered) if _is_ipv4(a) and a not in taken)
+    return tuple(a for a in dict.fromkeys(ordered) if is_ipv4(a) and a not in taken)
 
 
 def by_card(lost: Iterable[Lost], neighbours: Iterable[Neighbour]) -> tuple[tuple[str, str], ...]:
@@ -130,15 +130,27 @@ def by_card(lost: Iterable[Lost], neighbours: Iterable[Neighbour]) -> tuple[tupl
         for address in dict.fromkeys(
             (*(n.address for n in neighbours if n.mac.lower() in node.macs), *node.addresses)
         )
-        if _is_ipv4(address)
+        if is_ipv4(address)
     )[:MOST_PAIRS]
 
 
 def sweep_of(
-    lost: Iterable[Lost], asked: Collection[str], taken: Collection[str] = ()
+    lost: Iterable[Lost],
+    asked: Collection[str],
+    taken: Collection[str] = (),
+    *,
+    near: Collection[IPv4Network],
 ) -> tuple[IPv4Address, ...]:
-    """Return the addresses of lost nodes' networks that nobody was asked at yet, each once."""
-    networks = dict.fromkeys(node.network for node in lost if node.network is not None)
+    """Return the addresses of lost nodes' networks that nobody was asked at yet, each once.
+
+    Only of networks that touch one that is `near`: this machine's own, and addresses of nodes that answer.
+    The same private addresses lead to somebody else's machines elsewhere.
+    """
+    networks = dict.fromkeys(
+        node.network
+        for node in lost
+        if node.network is not None and any(node.network.overlaps(own) for own in near)
+    )
     skipped = {*asked, *taken}
     return tuple(
         dict.fromkeys(
@@ -201,7 +213,7 @@ def moves(known: Mapping[str, str], now: Mapping[str, str]) -> dict[str, tuple[s
     return {
         name: (known[name], address)
         for name, address in now.items()
-        if known.get(name) and _is_ipv4(known[name]) and known[name] != address
+        if known.get(name) and is_ipv4(known[name]) and known[name] != address
     }
 
 
@@ -232,7 +244,8 @@ def manager_refusal(
     )
 
 
-def _is_ipv4(text: str) -> bool:
+def is_ipv4(text: str) -> bool:
+    """Whether a text is an IPv4 address of one machine."""
     try:
         return not IPv4Address(text).is_multicast
     except ipaddress.AddressValueError:

@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from ipaddress import ip_address
+from ipaddress import IPv4Network, ip_address
 
 # The IEEE's register of MA-L prefixes (https://standards-oui.ieee.org/oui/oui.txt), entries of Raspberry Pi,
 # read from copies of it of 2024 to 2026. A Pico W has such an address, too; it answers no SSH.
@@ -73,6 +73,23 @@ def read_neighbours(text: str) -> tuple[Neighbour, ...]:
         address = str(ip_address(str(entry["dst"]).partition("%")[0]))
         found.append(Neighbour(address, mac, str(entry.get("dev", ""))))
     return tuple(found)
+
+
+def read_networks(text: str) -> tuple[IPv4Network, ...]:
+    """Return the IPv4 networks that `ip -json -4 address` prints, without loopback.
+
+    Raises ValueError for what is not its answer.
+    """
+    document = json.loads(text or "[]")
+    if not isinstance(document, list) or not all(isinstance(entry, dict) for entry in document):
+        raise ValueError("not a list of interfaces")
+    return tuple(
+        IPv4Network(f"{about['local']}/{about['prefixlen']}", strict=False)
+        for entry in document
+        if "LOOPBACK" not in entry.get("flags", ())
+        for about in entry.get("addr_info", ())
+        if about.get("family") == "inet" and "local" in about and "prefixlen" in about
+    )
 
 
 def maker(mac: str) -> str | None:

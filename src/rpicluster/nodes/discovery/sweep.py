@@ -12,10 +12,10 @@ from collections.abc import Iterable
 
 from rpicluster.errors import RpiclusterError
 
-CONNECT_S = 0.8  # an address of this network answers within milliseconds; one that is asleep, within some 100
+CONNECT_S = 1.0  # an address of this network answers within milliseconds; one that is asleep, within some 100
 AT_ONCE = 64
 SWEEP_S = 15.0  # a whole /22
-_KEYSCAN_S = 6.0
+_KEYSCAN_S = 15.0
 _KEYSCAN_EACH_S = 3
 
 

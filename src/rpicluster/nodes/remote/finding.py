@@ -7,7 +7,10 @@ is found is kept in the state folder, so that the next command goes there at onc
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from ipaddress import IPv4Network
 from typing import TypeVar
+
+from pydantic import ValidationError
 
 from rpicluster.design import whereabouts
 from rpicluster.design.whereabouts import Claim, Lost
@@ -15,7 +18,7 @@ from rpicluster.errors import HostKeyRefused, LoginRefused, NodeAmbiguous, NodeU
 from rpicluster.model.machine import MachineFacts
 from rpicluster.model.neighbours import Announced, Neighbour, read_neighbours
 from rpicluster.model.spec import SshTarget
-from rpicluster.nodes.discovery.neighbours import neighbour_table
+from rpicluster.nodes.discovery.neighbours import neighbour_table, own_networks
 from rpicluster.nodes.remote import members
 from rpicluster.nodes.remote.commands import Nodes
 from rpicluster.nodes.remote.state import RemoteState
@@ -25,7 +28,10 @@ from rpicluster.nodes.ssh.observe import Observation, observe_node
 from rpicluster.nodes.ssh.openssh import OpenSsh
 
 KEY = "elsewhere"
-_GONE = frozenset({Cause.UNRESOLVED, Cause.UNREACHABLE, Cause.REFUSED, Cause.TIMEOUT})
+# The last two: a connection that was left open to the old address is noticed like this.
+_GONE = frozenset(
+    {Cause.UNRESOLVED, Cause.UNREACHABLE, Cause.REFUSED, Cause.TIMEOUT, Cause.SILENT, Cause.LOST}
+)
 _LISTEN_S = 1.5
 _NEIGHBOURS_S = 4.0
 _ASKED_MEMBERS = 8
@@ -54,13 +60,16 @@ class Finder:
         *,
         neighbours: Callable[[], tuple[Neighbour, ...]] = neighbour_table,
         announced: Callable[[float], tuple[Announced, ...]] | None = None,
+        networks: Callable[[], tuple[IPv4Network, ...]] = own_networks,
     ) -> None:
         """Look for `nodes`; those that were found before are reached where they were found.
 
-        `neighbours` and `announced` say who is on this network; default: the kernel, and multicast DNS.
+        `neighbours` and `announced` say who is on this network, `networks` which ones these are; default: the
+        kernel, and multicast DNS.
         """
         self._nodes, self._state = nodes, state
         self._neighbours, self._announced = neighbours, announced or _announced
+        self._own_networks = networks
         self._tried: set[str] = set()
         self._said: list[str] = []
         self._recall()
@@ -68,17 +77,21 @@ class Finder:
     # -- what is known ---------------------------------------------------------------------------------
 
     def _recall(self) -> None:
-        """Have ssh go where nodes were last found, as long as cluster.yml says what it said then."""
+        """Have ssh go where nodes were last found, as long as cluster.yml says what it said then.
+
+        Also nodes that cluster.yml names no more: they are still to be cleared. Those that left are not.
+        """
+        doors = {door(target): name for name, target in self._nodes.targets.items()}
         for name, record in self._records().items():
-            target = self._nodes.targets.get(name)
-            if target is None:
+            then = _target_of(record)
+            if then is None or self._state.known_facts(name) is None:
                 continue
             place = Elsewhere(record["address"], record["known_as"])
-            same = [target.host, target.port, target.config] == [
-                record.get(key) for key in ("host", "port", "config")
-            ]
+            target = self._nodes.targets.get(name)
+            if doors.get(door(then), name) == name:
+                self._nodes.ssh.elsewhere[door(then)] = place
             # Somebody pasted the new address: known_hosts knows the key by the old name alone.
-            if same or target.host == place.address:
+            if target is not None and target.host == place.address:
                 self._nodes.ssh.elsewhere[door(target)] = place
 
     def _records(self) -> dict[str, dict[str, str]]:
@@ -86,7 +99,7 @@ class Finder:
         return {
             str(name): record
             for name, record in (known.items() if isinstance(known, dict) else ())
-            if isinstance(record, dict) and {"address", "known_as"} <= set(record)
+            if isinstance(record, dict) and {"host", "address", "known_as"} <= set(record)
         }
 
     def _remember(self, name: str, place: Elsewhere, own_name: str) -> None:
@@ -137,11 +150,21 @@ class Finder:
         An error stays where nobody was found. Where two machines claim to be one node it is a NodeAmbiguous.
         Each node is looked for once in the life of this object.
         """
-        facts = {name: self._state.known_facts(name) for name, each in seen.items() if may_have_moved(each)}
-        lost = self._lost({n: known for n, known in facts.items() if known and n not in self._tried}, seen)
-        if not lost:
+        gone = [name for name, each in seen.items() if may_have_moved(each) and name not in self._tried]
+        facts = {name: known for name in gone if (known := self._state.known_facts(name)) is not None}
+        if not facts:
             return dict(seen)
-        self._tried.update(lost)
+        self._tried.update(facts)
+        try:
+            return self._looked_for(facts, seen)
+        except RpiclusterError as error:  # the errors that the nodes gave are the ones to act on
+            self._said.append(f"{', '.join(facts)} could not be looked for: {error.message}")
+            return dict(seen)
+
+    def _looked_for(
+        self, facts: Mapping[str, MachineFacts], seen: Mapping[str, Observation]
+    ) -> dict[str, Observation]:
+        lost = self._lost(facts, seen)
         tried = self._ask(self._worth_asking(lost, seen), lost)
         verdict = whereabouts.judge(lost, [each.claim for each in tried if each.claim])
         result = dict(seen)
@@ -157,8 +180,6 @@ class Finder:
         return result
 
     def _lost(self, facts: Mapping[str, MachineFacts], seen: Mapping[str, Observation]) -> dict[str, Lost]:
-        if not facts:
-            return {}
         known = members.known_addresses(self._state, [each.facts for each in seen.values() if each.facts])
         lost = {}
         for name, machine in facts.items():
@@ -184,6 +205,8 @@ class Finder:
             for a in i.addresses
         }
         taken |= {self.reached.get(n, self._nodes.targets[n].host) for n, each in seen.items() if each.facts}
+        answering = [IPv4Network(f"{a}/32") for a in taken if whereabouts.is_ipv4(a)]
+        near_networks = [*_or_nothing(self._own_networks), *answering]
         ways = {name: self._ways(name)[0] for name in lost}
         worth = list(whereabouts.by_card([node for n, node in lost.items() if ways[n].through_others], there))
         for port in sorted({way.port for way in ways.values() if not way.through_others}):
@@ -191,7 +214,7 @@ class Finder:
                 n for name, n in lost.items() if ways[name].port == port and not ways[name].through_others
             ]
             first = whereabouts.first_candidates(wanted, [*near, *there], announced, taken=taken)
-            more = whereabouts.sweep_of(wanted, first, taken)
+            more = whereabouts.sweep_of(wanted, first, taken, near=near_networks)
             open_there = sweep.answering([*first, *map(str, more)], port)
             shown = sweep.shown_keys(open_there, port)
             worth += whereabouts.pairs(wanted, shown)
@@ -265,6 +288,14 @@ def may_have_moved(seen: Observation) -> bool:
     if isinstance(error, HostKeyRefused):
         return True
     return isinstance(error, NodeUnreachable) and not isinstance(error, LoginRefused) and error.cause in _GONE
+
+
+def _target_of(record: Mapping[str, str]) -> SshTarget | None:
+    """Return the target that a node was found for; None for a record of another version."""
+    try:
+        return SshTarget.model_validate({key: record.get(key) for key in ("host", "port", "config")})
+    except ValidationError:
+        return None
 
 
 def pasted(target: SshTarget, address: str) -> str:
