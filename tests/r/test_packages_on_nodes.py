@@ -1,4 +1,4 @@
-"""R packages for nodes from a repository that the test builds: fetched, resolved, built by the node's program."""
+"""R packages for nodes from a repository that the test builds: fetched, resolved, built as on a node."""
 
 import grp
 import gzip
