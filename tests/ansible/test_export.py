@@ -244,3 +244,12 @@ def test_nodes_that_were_never_seen_are_not_exported(export: Export) -> None:
     with pytest.raises(UsageError, match="pi2: never seen"):
         cluster.export_ansible(export.folder)
     assert not export.folder.exists()
+
+
+def test_r_packages_are_not_exported_yet_and_that_is_said(export: Export) -> None:
+    (export.folder.parent / "cluster.yml").write_text(SPEC + "r: {packages: [digest]}\n")
+    cluster = Cluster.from_file(export.folder.parent / "cluster.yml")
+    cluster.site.__dict__["look"] = export.site.look
+    with pytest.raises(UsageError, match="carries no R packages yet"):
+        cluster.export_ansible(export.folder)
+    assert not export.folder.exists()

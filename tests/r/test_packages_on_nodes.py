@@ -275,7 +275,8 @@ def test_what_r_says_of_a_package_that_fails_is_told_and_the_library_stays_as_it
         message = node.refused("rpitwice", package, there=None)
         assert said in message and package in message and "Traceback" not in message
         assert mtimes(node.library) == before
-        assert not (node.folder / "r" / "done.json").exists(), "the next up must see that something lacks"
+        assert node.done["broken_off"], "the next up must see that something lacks"
+        assert "rpitwice" in node.done["sources"], "and what the others are to have"
     assert node.rscript("cat(rpitwice::twice(4))") == "8"
 
 

@@ -101,6 +101,12 @@ def test_a_step_says_what_differs(request_: RRequest | None, there: RInstallatio
     assert reason(request_, there) == said
 
 
+def test_an_installation_that_broke_off_is_gone_on_with() -> None:
+    there = node(wanted("a1"))
+    broken = there.model_copy(update={"done": {**there.done, "broken_off": True}})
+    assert reason(wanted("a1"), broken) == "go on where an installation broke off"
+
+
 def test_another_version_of_our_own_package_is_a_step() -> None:
     newer = RRequest(("a1",), URL, SourcePackage("rpicluster", "0.1.0", sha256="e" * 64))
     assert reason(newer, node(wanted("a1"))) == "another version of rpicluster's own R package"

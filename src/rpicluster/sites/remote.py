@@ -124,6 +124,11 @@ class RemoteSite(RemotePlan):
         """Write a folder with which Ansible alone makes the cluster; return what the plan is now."""
         from rpicluster.nodes.remote.export import Exporting, write_export
 
+        if self._written.r is not None:
+            raise UsageError(
+                "nothing was written: an export carries no R packages yet",
+                hint="rpicluster up, or take `r` out of cluster.yml",
+            )
         plan = self.plan(rendered, sizes)
         if plan.refusals:
             raise UsageError("nothing was written: " + "; ".join(plan.refusals))

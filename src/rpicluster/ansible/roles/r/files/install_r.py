@@ -75,7 +75,7 @@ class Library:
         os.makedirs(self.library, 0o755, exist_ok=True)
         for source in self.order["sources"]:
             if not self.has(source):
-                self.forget_done()
+                self.note_begun()
                 self.build(source)
                 changed.append("%(name)s %(version)s" % source)
         listed = {source["name"] for source in self.order["sources"]}
@@ -84,7 +84,7 @@ class Library:
                 shutil.rmtree(os.path.join(self.library, name))
                 changed.append("without %s" % name)
         self.require_wanted()
-        if self.note():
+        if self.note(self.order["done"]):
             changed.append("done.json")
         return changed
 
@@ -159,14 +159,15 @@ class Library:
                 meant = "; is it called %s?" % " or ".join(sorted(others)) if others else ""
                 sys.exit("R does not find the package %s after its installation%s" % (name, meant))
 
-    def forget_done(self):
-        """Take the note away: from now on the library is neither what it was nor what it will be."""
+    def note_begun(self):
+        """Note that the library is neither what it was nor what it will be; what it holds stays noted."""
         if os.path.exists(self.done):
-            os.unlink(self.done)
+            with open(self.done, encoding="utf-8") as file:
+                self.note({**json.load(file), "broken_off": True})
 
-    def note(self):
+    def note(self, document):
         """Write what was done, in one line; return whether that is new."""
-        text = json.dumps(self.order["done"], sort_keys=True) + "\n"
+        text = json.dumps(document, sort_keys=True) + "\n"
         if os.path.exists(self.done):
             with open(self.done, encoding="utf-8") as file:
                 if file.read() == text:
