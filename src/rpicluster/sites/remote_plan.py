@@ -70,6 +70,7 @@ class RemotePlan(RemoteLook):
                 machines,
                 runtime_hash=store.locked_hash()[:16],
                 runtime_mib=(runtime.size_bytes if runtime else USUAL_RUNTIME_BYTES) >> 20,
+                r=self._written.r is not None,
             ),
         )
 
