@@ -9,12 +9,15 @@ from typing import Any, cast
 
 import pytest
 
+from rpicluster.cluster import Cluster
 from rpicluster.design import layout
+from rpicluster.design.plan import Action, Plan
 from rpicluster.errors import RemoteCommandFailed, RPackageError, RpiclusterError
-from rpicluster.model.machine import MachineFacts, RInstallation
+from rpicluster.model.machine import MachineFacts, RInstallation, RPackage
 from rpicluster.model.spec import ClusterSpec
 from rpicluster.nodes.remote.commands import Nodes
-from rpicluster.nodes.remote.r_work import RWork
+from rpicluster.nodes.remote.place import Look
+from rpicluster.nodes.remote.r_work import RWork, is_r
 from rpicluster.sites.r_packages import RPackages, r_request
 
 # What rpicluster's own package needs, as Debian 12 has it, and one more.
@@ -190,3 +193,63 @@ def test_taking_r_out_removes_our_folder_and_asks_nobody() -> None:
     nodes = cast(Nodes, FakeNodes({}))
     found, failed = RPackages(nodes, {}, None).work(["pi1"], report=lambda *_: None)
     assert (found, failed) == ({"pi1": RWork(remove=(layout.R_FOLDER,))}, {})
+
+
+# -- the plan ------------------------------------------------------------------------------------------
+
+SPEC = """\
+name: lab
+nodes:
+  - {name: pi1, ssh: {host: 10.9.8.11, user: pi}}
+  - {name: pi2, ssh: {host: 10.9.8.12, user: pi}}
+users: [pi]
+"""
+RECORDED = Path(__file__).parents[1] / "cases" / "facts" / "rack-debian-12" / "expected.json"
+
+
+def seen(number: int, r: RInstallation | None) -> MachineFacts:
+    """A node as it was recorded on a rack, with this R."""
+    document = json.loads(RECORDED.read_text())
+    document["machine_id"] = document["boot_id"] = str(number) * 32
+    document["memory"]["total_mib"] = 4096
+    address = [{"address": f"10.9.8.1{number}", "prefix": 24}]
+    document["interfaces"] = [{"name": "eth0", "up": True, "addresses": address}]
+    document.update(manifest=None, deployed={}, units={}, file_system=None, privilege="sudo", daemons=[])
+    return MachineFacts.model_validate(document).model_copy(update={"r": r})
+
+
+def plan_of(folder: Path, text: str, *r: RInstallation | None) -> Plan:
+    (folder / "cluster.yml").write_text(text)
+    cluster = Cluster.from_file(folder / "cluster.yml")
+    machines = {f"pi{number}": seen(number, each) for number, each in enumerate(r, 1)}
+    cluster.site.__dict__["look"] = Look(machines, {}, {}, {})
+    return cluster.plan()
+
+
+def test_a_plan_has_a_step_for_r_where_it_differs_and_shows_what_it_changes_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RPICLUSTER_STATE_DIR", str(tmp_path / "state"))
+    done, _ = work(("digest",), None, {"pi1": DEBIAN})
+    assert done["pi1"].order is not None
+    has = RInstallation(
+        version="4.2.2",
+        packages={
+            name: RPackage(version="1", built="4.2.2", library="/x") for name in ("digest", "rpicluster")
+        },
+        done=done["pi1"].order["done"],
+    )
+    plan = plan_of(tmp_path, SPEC + "r: {packages: [digest]}\n", has, None)
+    assert [(step.node, step.reason, step.symbol) for step in plan.steps if is_r(step)] == [
+        ("pi2", "install R and digest", "+")
+    ]
+    assert Plan.from_json(plan.to_json()) == plan
+    written = {
+        (step.node, step.target): step.content or b"" for step in plan.steps if step.action is Action.WRITE
+    }
+    assert b"R_LIBS_SITE=/opt/rpicluster/r/library:" in written["pi2", "/etc/profile.d/rpicluster.sh"]
+    assert b"spark.executorEnv.R_LIBS_SITE" in written["pi1", "spark/spark-defaults.conf"]
+    without = plan_of(tmp_path, SPEC, has, None)
+    assert [(step.node, step.reason) for step in without.steps if is_r(step)] == [
+        ("pi1", "remove rpicluster's R packages; Debian's stay")
+    ]

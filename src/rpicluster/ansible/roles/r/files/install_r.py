@@ -189,6 +189,8 @@ class Library:
             "HOME": self.work,
             "TMPDIR": "/tmp" if as_root else os.path.join(self.work, "tmp"),
             "LANG": "C.UTF-8",
+            # Debian's Renviron.site puts /usr/local before R_LIBS_SITE, and nothing before R_LIBS.
+            "R_LIBS": self.library,
             "R_LIBS_SITE": ":".join([self.library, *self.order["libraries"]]),
             "R_LIBS_USER": "/nonexistent",
             "MAKEFLAGS": "-j%d" % max(1, min(os.cpu_count() or 1, memory_mib // MIB_A_COMPILER)),
