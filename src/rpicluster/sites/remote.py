@@ -102,6 +102,17 @@ class RemoteSite(RemotePlan):
         about = RPackages(self.place.nodes, self._machines, self._r_request)
         return about.work(names, report=report)
 
+    def _r_of_export(self) -> Mapping[str, RWork]:
+        """Return all that nodes get of R, whatever they have; only their apt is asked."""
+        if self._r_request is None:
+            return {}
+        about = RPackages(self.place.nodes, self._machines, self._r_request)
+        names = [node.name for node in self.spec.nodes]
+        found, failed = about.work(names, report=lambda *_: None, whole=True)
+        for error in failed.values():
+            raise error
+        return found
+
     def _wanted(self, rendered: Rendered, sizes: Sizes) -> Wanted:
         runtime = store.installed()
         if runtime is None:
@@ -124,11 +135,6 @@ class RemoteSite(RemotePlan):
         """Write a folder with which Ansible alone makes the cluster; return what the plan is now."""
         from rpicluster.nodes.remote.export import Exporting, write_export
 
-        if self._written.r is not None:
-            raise UsageError(
-                "nothing was written: an export carries no R packages yet",
-                hint="rpicluster up, or take `r` out of cluster.yml",
-            )
         plan = self.plan(rendered, sizes)
         if plan.refusals:
             raise UsageError("nothing was written: " + "; ".join(plan.refusals))
@@ -153,6 +159,7 @@ class RemoteSite(RemotePlan):
             users=self.spec.users,
             folders=hdfs_directories(Inputs.checked(self.spec, sizes, self.placement)),
             superuser=self.hdfs_superuser,
+            r=self._r_of_export(),
             tunnel_key=key.with_name(key.name + ".pub").read_text().strip(),
         )
         write_export(folder, about, replace=replace)

@@ -38,9 +38,7 @@ def _read_only(name: str, machine: MachineFacts) -> Iterator[str]:
         )
 
 
-def _full(
-    name: str, machine: MachineFacts, runtime_hash: str, runtime_mib: int, r: bool
-) -> Iterator[str]:
+def _full(name: str, machine: MachineFacts, runtime_hash: str, runtime_mib: int, r: bool) -> Iterator[str]:
     needs = [(PATHS.data, SPARE_MIB, "data")]
     if machine.runtime != runtime_hash:
         needs.append((PATHS.runtime, runtime_mib, "the runtime"))

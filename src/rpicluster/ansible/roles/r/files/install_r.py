@@ -37,14 +37,17 @@ def main(order):
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         lock(descriptor)
-        return Library(order).make()
+        return Library(order, descriptor).make()
     finally:
         shutil.rmtree(os.path.join(folder, "work"), ignore_errors=True)
         os.close(descriptor)
 
 
 def lock(descriptor):
-    """Wait for another one at work here; the lock ends with the descriptor."""
+    """Wait for another one at work here.
+
+    What it starts has the descriptor, too: when this program is killed, the lock ends with its last compiler.
+    """
 
     def give_up(_number, _frame):
         sys.exit("R packages are still being installed by an earlier command after %d s" % BUSY_S)
@@ -58,8 +61,9 @@ def lock(descriptor):
 class Library:
     """The library of one node."""
 
-    def __init__(self, order):
+    def __init__(self, order, held):
         self.order = order
+        self.held = held
         self.library = os.path.join(order["folder"], "library")
         self.work = os.path.join(order["folder"], "work")
         self.done = os.path.join(order["folder"], "done.json")
@@ -215,6 +219,7 @@ class Library:
             stderr=subprocess.STDOUT,
             preexec_fn=become,
             start_new_session=True,
+            pass_fds=(self.held,),
         )
         try:
             words = process.communicate(timeout=timeout_s)[0].decode(errors="replace")
