@@ -25,9 +25,11 @@ import tempfile
 STAMP = "rpicluster-source"  # in each package's folder: SHA-256 of its source, and the R it was built for
 BUSY_S = 600
 LOAD_S = 300
-LAST_LINES = 12
+LINES = 8
 MIB_A_COMPILER = 1024  # what g++ takes for templates
-TELLING = re.compile(r"ERROR|\berror:|Error in |not found|No such file|cannot find|is required|Killed")
+TELLING = re.compile(
+    r"ERROR|\berror:|Error in |not found|No such file|cannot find|is required|Killed|has not ended"
+)
 
 
 def main(order):
@@ -259,11 +261,12 @@ def described(path, field):
 
 
 def last_words(text):
-    """Return the lines that tell why: those that sound like it, then the end."""
+    """Return the lines that tell why, each with the next where it ends in a colon; without any, the end."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    end = lines[-LAST_LINES:]
-    telling = [line for line in lines[:-LAST_LINES] if TELLING.search(line)][-LAST_LINES:]
-    return " / ".join(telling + end) or "it said nothing"
+    telling = [number for number, line in enumerate(lines) if TELLING.search(line)]
+    shown = sorted({*telling, *(number + 1 for number in telling if lines[number].endswith(":"))})
+    found = [lines[number] for number in shown if number < len(lines)] or lines
+    return " / ".join(found[-LINES:]) or "it said nothing"
 
 
 if __name__ == "__main__":
