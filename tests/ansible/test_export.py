@@ -9,6 +9,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from rpicluster.cluster import Cluster
 from rpicluster.errors import UsageError
 from rpicluster.model.machine import MachineFacts
 from rpicluster.nodes.fanout.send import MANIFEST
+from rpicluster.nodes.remote.commands import Nodes
 from rpicluster.nodes.remote.place import Look
 from rpicluster.runtime import store
 from rpicluster.sites.remote import RemoteSite
@@ -248,3 +250,23 @@ def test_nodes_that_were_never_seen_are_not_exported(export: Export) -> None:
     with pytest.raises(UsageError, match="pi2: never seen"):
         cluster.export_ansible(export.folder)
     assert not export.folder.exists()
+
+
+def test_an_export_carries_r_packages_as_sources_whatever_nodes_have(
+    export: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RPICLUSTER_CACHE_DIR", str(tmp_path / "cache"))
+    offered = {"r-base-core": "4.2.2-2", "r-cran-digest": "0.6.31-1", "r-cran-reticulate": "1.28-1"}
+    offered |= {f"r-cran-{name}": "4.0.5-1" for name in ("bit64", "blob", "dbi", "jsonlite")}
+    monkeypatch.setattr(Nodes, "python", lambda *_, **__: json.dumps(offered).encode())
+    (tmp_path / "cluster.yml").write_text(SPEC + "r: {packages: [digest]}\n")
+    cluster = Cluster.from_file(tmp_path / "cluster.yml")
+    cluster.site.__dict__["look"] = export.site.look
+    cluster.export_ansible(export.folder)
+    for node in ("pi1", "pi2"):
+        host = export.host(node)
+        assert {"r-base-core", "r-cran-digest"} <= set(host["rpicluster_r_packages"])  # type: ignore[call-overload]
+        assert host["rpicluster_r_archive"] == f"{{{{ playbook_dir }}}}/bundles/{node}.r.tar"
+        assert host["rpicluster_r_order"]["wanted"] == ["digest", "rpicluster"]  # type: ignore[index]
+        with tarfile.open(export.folder / "bundles" / f"{node}.r.tar") as archive:
+            assert archive.getnames() == ["rpicluster_0.1.0.tar.gz"]

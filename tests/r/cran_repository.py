@@ -1,4 +1,4 @@
-"""A CRAN-like repository of tiny packages that a test builds with R itself, served on loopback."""
+"""A CRAN-like repository of tiny packages that a test builds with R itself, and its server on loopback."""
 
 import hashlib
 import http.server

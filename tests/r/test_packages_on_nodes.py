@@ -1,4 +1,4 @@
-"""R packages for nodes from a repository that the test builds: resolved, fetched, built on a node."""
+"""R packages for nodes from a repository that the test builds: fetched, resolved, built as on a node."""
 
 import grp
 import gzip
@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -148,6 +149,12 @@ class Node:
         return changed
 
     def started(self, work: RWork) -> "subprocess.CompletedProcess[str]":
+        process = self.popen(work)
+        out, errors = process.communicate(timeout=300)
+        assert not (self.folder / "r" / "work").exists()
+        return subprocess.CompletedProcess(process.args, process.returncode, out, errors)
+
+    def popen(self, work: RWork) -> "subprocess.Popen[str]":
         sent = self.folder / "sent"
         sent.mkdir(exist_ok=True)
         (sent / archive_name("pi2")).unlink(missing_ok=True)
@@ -160,16 +167,18 @@ class Node:
             "user": BUILDER[0],
             "group": BUILDER[1],
         }
-        done = subprocess.run(
+        process = subprocess.Popen(
             [sys.executable, "-c", role_script("r", "install_r.py")],
-            input=json.dumps(order),
-            capture_output=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            check=False,
-            timeout=300,
         )
-        assert not (self.folder / "r" / "work").exists()
-        return done
+        assert process.stdin is not None
+        process.stdin.write(json.dumps(order))
+        process.stdin.close()
+        process.stdin = None
+        return process
 
     def rscript(self, expression: str) -> str:
         done = subprocess.run(
@@ -275,7 +284,8 @@ def test_what_r_says_of_a_package_that_fails_is_told_and_the_library_stays_as_it
         message = node.refused("rpitwice", package, there=None)
         assert said in message and package in message and "Traceback" not in message
         assert mtimes(node.library) == before
-        assert not (node.folder / "r" / "done.json").exists(), "the next up must see that something lacks"
+        assert node.done["broken_off"], "the next up must see that something lacks"
+        assert "rpitwice" in node.done["sources"], "and what the others are to have"
     assert node.rscript("cat(rpitwice::twice(4))") == "8"
 
 
@@ -301,6 +311,32 @@ def test_a_name_that_debian_writes_otherwise_is_refused_after_the_installation(n
         work_of(request, resolution, {"rpiown": (node.own_path, node.own.sha256)}, None)
     ).stderr
     assert "does not find the package Jsonlite" in said and "is it called jsonlite?" in said
+
+
+def test_after_a_kill_in_the_middle_the_next_run_waits_for_what_still_builds_and_goes_on(
+    node: Node, tmp_path: Path
+) -> None:
+    slow = cran.write_package(
+        tmp_path / "s", "rpislow", "1.0", code="f <- function() 7\n", exports="export(f)\n"
+    )
+    (slow / "configure").write_text('#!/bin/sh\ntouch "$TMPDIR/begun"\nsleep 5\n')
+    (slow / "configure").chmod(0o755)
+    with cran.served(cran.build_repository(tmp_path / "own", [slow])) as node.repository:
+        work = node.work(node.request("rpislow"))
+        first = node.popen(work)
+        for _ in range(1200):
+            if (node.folder / "r" / "work" / "tmp" / "begun").exists():
+                break
+            time.sleep(0.1)
+        else:
+            pytest.fail("the package was never configured")
+        first.kill()
+        first.communicate()
+        begun = time.monotonic()
+        assert node.run(work) == ["rpislow 1.0", "done.json"], "what was whole is not built again"
+        assert time.monotonic() - begun > 4, "it waited for the sleeping configure of the killed one"
+    assert node.rscript("cat(rpislow::f())") == "7"
+    assert sorted(path.name for path in node.library.iterdir()) == ["rpiown", "rpislow"]
 
 
 def test_bytes_that_changed_on_the_way_install_nothing(node: Node) -> None:

@@ -53,12 +53,14 @@ from rpicluster.model.machine import (
     Power,
     Problem,
     Processor,
+    RInstallation,
     Route,
+    RPackage,
     Swap,
     SystemdUnit,
     Throttled,
 )
-from rpicluster.model.spec import ClusterSpec
+from rpicluster.model.spec import ClusterSpec, RSpec
 
 TODAY = (2025, 11)
 NODES = ("pi1", "pi2", "pi3")
@@ -303,6 +305,33 @@ OFF = Cgroups(
 FOREIGN = Daemon(pid=77, user="hadoop", classes=("org.apache.hadoop.hdfs.server.datanode.DataNode",))
 OURS = Daemon(pid=77, user="rpicluster", classes=FOREIGN.classes, unit=RPI_DATANODE, mark="c1/pi2/datanode")
 BOOT = pi4(1).boot_id
+
+
+WITH_R = SPEC.model_copy(update={"r": RSpec(packages=("digest", "dplyr"))})
+
+
+def r(version: str = "4.2.2", *lacking: str, built: str = "4.2.2", **versions: str) -> RInstallation:
+    """R with what WITH_R names but for what is lacking, and our own package in our own library."""
+    known = {"base": version, "digest": "0.6.31", "dplyr": "1.0.10", "rpicluster": "0.1.0"} | versions
+    return RInstallation(
+        version=version,
+        packages={
+            name: RPackage(
+                version=number,
+                built=built if name == "rpicluster" else version,
+                library="/opt/rpicluster/r/library" if name == "rpicluster" else "/usr/lib/R/site-library",
+            )
+            for name, number in known.items()
+            if name not in lacking
+        },
+    )
+
+
+def with_r(*found: RInstallation | None, spec: ClusterSpec = WITH_R, set_up: bool = True) -> Case:
+    """Three nodes that are set up, with R as it was found on each; one that is not named is well."""
+    every = (*found, *(r() for _ in NODES))[: len(NODES)]
+    facts = [{**(deployed() if set_up else {}), "r": each} for each in every]
+    return Case(facts=dict(zip(NODES, facts, strict=True)), spec=spec)
 
 
 def eth(**changes: Any) -> tuple[Interface, ...]:
@@ -640,6 +669,31 @@ CASES: dict[str, tuple[list[Case], list[Case]]] = {
         [on(python=None, os=None), on(python=None, problems=(Problem(fact="python", message="x"),))],
     ),
     "python-mixed": ([on(python="/usr/bin/python3.13")], [on(python=None), on(python="/usr/local/python3")]),
+    "r-missing": (
+        [with_r(None), with_r(r("4.2.2", "dplyr")), with_r(r("4.2.2", "rpicluster"))],
+        [
+            with_r(None, spec=SPEC),
+            with_r(None, set_up=False),
+            with_r(),
+            Case(
+                facts={"pi2": {**deployed(), "problems": (Problem(fact="r", message="x"),)}}
+                | {name: {**deployed(), "r": r()} for name in ("pi1", "pi3")},
+                spec=WITH_R,
+            ),
+        ],
+    ),
+    "r-built-for-another": (
+        [with_r(r("4.5.0", built="4.2.2"))],
+        [with_r(r("4.2.3", built="4.2.2")), with_r(r("4.2.2", built="")), with_r(None)],
+    ),
+    "r-mixed": (
+        [with_r(r("4.5.0", built="4.5.0"))],
+        [with_r(r("4.2.3")), with_r(None), with_r(r("4.5.0", built="4.5.0"), spec=SPEC)],
+    ),
+    "r-packages-mixed": (
+        [with_r(r(dplyr="1.1.4")), with_r(r(rpicluster="0.2.0"))],
+        [with_r(r(tibble="3.2.1"), r(tibble="3.1.8")), with_r(r("4.2.2", "dplyr")), with_r(None)],
+    ),
     "os-mixed": (
         [on(os=DEB)],
         [

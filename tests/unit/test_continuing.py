@@ -20,7 +20,7 @@ from typing import Any, cast
 import pytest
 
 from rpicluster.errors import LockHeld, UsageError
-from rpicluster.model.machine import Java, MachineFacts, Mount, OperatingSystem
+from rpicluster.model.machine import Java, MachineFacts, Mount, OperatingSystem, RInstallation
 from rpicluster.model.spec import SshTarget
 from rpicluster.model.specfile import parse_spec
 from rpicluster.nodes.fanout import send
@@ -379,6 +379,15 @@ def test_a_disk_must_take_runtime_packages_and_something_to_spare(
 def test_a_full_disk_of_a_node_that_has_everything_is_no_reason_to_refuse() -> None:
     machine = _machine(mounts=(_mount("/", 3),), runtime="abc")
     assert no_room({"pi2": machine, "pi3": None}, runtime_hash="abc", runtime_mib=435) == ()
+
+
+def test_r_needs_room_where_it_is_asked_for_and_not_there_yet() -> None:
+    machine = _machine(mounts=(_mount("/", 200),), runtime="abc")
+    (reason,) = no_room({"pi2": machine}, runtime_hash="abc", runtime_mib=435, r=True)
+    assert reason.startswith("pi2 has 200 MiB free on / and needs 330 (data 100, R 230)")
+    assert no_room({"pi2": machine}, runtime_hash="abc", runtime_mib=435) == ()
+    has = machine.model_copy(update={"r": RInstallation(version="4.2.2")})
+    assert no_room({"pi2": has}, runtime_hash="abc", runtime_mib=435, r=True) == ()
 
 
 def test_each_disk_is_asked_for_what_lies_on_it() -> None:

@@ -18,7 +18,7 @@ from rpicluster.errors import RPackageError
 from rpicluster.runtime import store
 
 _LIST_BYTES = 64 << 20  # CRAN's, unpacked, is a tenth of it
-_PACKAGE_BYTES = 512 << 20
+_PACKAGE_BYTES = 256 << 20
 _CONNECT_S, _READ_S = 20.0, 60.0
 _CHUNK_BYTES = 1 << 20
 _HASH = re.compile(r"[0-9a-f]{64}")

@@ -78,10 +78,11 @@ class RPackages:
         self._request = request
 
     def work(
-        self, names: Sequence[str], *, report: Report
+        self, names: Sequence[str], *, report: Report, whole: bool = False
     ) -> tuple[dict[str, RWork], dict[str, RpiclusterError]]:
         """Return what each of these nodes gets, and errors of those that could not be asked.
 
+        With `whole` also the sources that they have already.
         Raises RPackageError, which names package and node; then nothing was changed but apt's lists.
         """
         request = self._request
@@ -96,7 +97,7 @@ class RPackages:
         sources = self._fetched(request, resolved, report)
         report("R packages", _summary(resolved), 1.0)
         work = {
-            node: work_of(request, resolution, sources, self._installed(node))
+            node: work_of(request, resolution, sources, None if whole else self._installed(node))
             for node, resolution in resolved.items()
         }
         return work, failed

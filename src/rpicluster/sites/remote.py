@@ -105,6 +105,17 @@ class RemoteSite(RemotePlan):
         about = RPackages(self.place.nodes, self._machines, self._r_request)
         return about.work(names, report=report)
 
+    def _r_of_export(self) -> Mapping[str, RWork]:
+        """Return all that nodes get of R, whatever they have; only their apt is asked."""
+        if self._r_request is None:
+            return {}
+        about = RPackages(self.place.nodes, self._machines, self._r_request)
+        names = [node.name for node in self.spec.nodes]
+        found, failed = about.work(names, report=lambda *_: None, whole=True)
+        for error in failed.values():
+            raise error
+        return found
+
     def _wanted(self, rendered: Rendered, sizes: Sizes) -> Wanted:
         runtime = store.installed()
         if runtime is None:
@@ -151,6 +162,7 @@ class RemoteSite(RemotePlan):
             users=self.spec.users,
             folders=hdfs_directories(Inputs.checked(self.spec, sizes, self.placement)),
             superuser=self.hdfs_superuser,
+            r=self._r_of_export(),
             tunnel_key=key.with_name(key.name + ".pub").read_text().strip(),
             elsewhere=self.place.finder.places,
         )

@@ -96,6 +96,7 @@ class RemotePlan(RemoteLook):
                 runtime_hash=store.locked_hash()[:16],
                 runtime_mib=(runtime.size_bytes if runtime else USUAL_RUNTIME_BYTES) >> 20,
                 data={n: layout.data_directory(p.paths, "datanode") for n, p in self.placement.nodes.items()},
+                r=self._written.r is not None,
             ),
         )
 

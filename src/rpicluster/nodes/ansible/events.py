@@ -7,6 +7,11 @@ _FAILED = frozenset({"failed", "unreachable"})
 _ENDED = frozenset({"ok", "skipped", "ignored", *_FAILED})
 # What a failed step is most often due to, by what the module said.
 _HINTS = (
+    (
+        "r cannot install",
+        "most often a library of the system is missing there: install it with apt-get, then: rpicluster up",
+    ),
+    ("r cannot load", "take the package out of `r: packages:`, or mend what it says, then: rpicluster up"),
     ("could not get lock", "another program installs packages there; wait until it has ended: rpicluster up"),
     ("unable to acquire the dpkg", "another program installs packages there; wait until it has ended"),
     ("no space left", "free space on the node, then: rpicluster up"),

@@ -17,7 +17,7 @@ from rpicluster.nodes.ansible.events import Event
 from rpicluster.nodes.ansible.playbook import Outcome, run_playbook
 from rpicluster.nodes.ansible.rundir import Host, write_private, write_run
 from rpicluster.nodes.fanout.send import MANIFEST, Destination, Package, fan_out
-from rpicluster.nodes.remote import manifest, storage
+from rpicluster.nodes.remote import manifest, r_archive, storage
 from rpicluster.nodes.remote.bundle import (
     RUNTIMES,
     NodeWork,
@@ -28,7 +28,6 @@ from rpicluster.nodes.remote.bundle import (
 from rpicluster.nodes.remote.commands import Nodes, node_script, role_script
 from rpicluster.nodes.remote.manifest import Base, manifest_of, units_of
 from rpicluster.nodes.remote.members import place
-from rpicluster.nodes.remote.r_archive import archive_name, write_archives
 from rpicluster.nodes.remote.r_work import RWork
 from rpicluster.nodes.remote.state import RemoteState
 from rpicluster.nodes.ssh.read_deployed import read_manifest
@@ -182,7 +181,7 @@ class Change:
             folder, {node: self._host(node, each, folder) for node, each in work.items()}, self._nodes.ssh
         )
         self._write_bundles(folder, work)
-        write_archives(folder, {node: each for node, each in self._r.items() if node in work})
+        r_archive.write_archives(folder, {node: each for node, each in self._r.items() if node in work})
         try:
             outcome = self._run(folder, work, report, changed)
         except BaseException:
@@ -302,7 +301,7 @@ class Change:
             file_system=self._wanted.file_system,
             may_reboot=self._wanted.may_reboot,
             r=self._r.get(node),
-            r_archive=str(folder / archive_name(node)),
+            r_archive=str(folder / r_archive.archive_name(node)),
         )
         return Host(self._nodes.targets[node], about)
 

@@ -25,6 +25,8 @@ from rpicluster.nodes.remote.bundle import RUNTIMES, NodeWork, bundle, placing, 
 from rpicluster.nodes.remote.change import BEFORE, Wanted, node_manifest, unit_hashes
 from rpicluster.nodes.remote.commands import PYTHON
 from rpicluster.nodes.remote.manifest import MODE, PATH, absolute
+from rpicluster.nodes.remote.r_archive import archive_name, write_archives
+from rpicluster.nodes.remote.r_work import RWork
 from rpicluster.nodes.remote.removal import orders
 from rpicluster.nodes.ssh.elsewhere import Elsewhere
 
@@ -58,6 +60,7 @@ class Exporting:
     users: Sequence[str]
     folders: Sequence[HdfsDirectory]
     superuser: str
+    r: Mapping[str, RWork]
     tunnel_key: str  # the public half
     elsewhere: Mapping[str, Elsewhere] = field(default_factory=dict)  # nodes that have another address
 
@@ -122,6 +125,7 @@ def _write(folder: Path, about: Exporting) -> None:
     shutil.copyfile(source / "roles" / "base" / "files" / "place.py", folder / "files" / "place.py")
     (folder / "bundles").mkdir()
     (folder / "inventory").mkdir()
+    write_archives(folder / "bundles", about.r)
     hosts = {node: _host(folder, node, about) for node in about.targets}
     document = {"all": {"hosts": hosts}}
     write_private(folder / "inventory" / "hosts.json", (json.dumps(document, indent=1) + "\n").encode())
@@ -154,6 +158,8 @@ def _host(folder: Path, node: str, about: Exporting) -> dict[str, Any]:
         bundle_path=f"{{{{ playbook_dir }}}}/bundles/{node}.json",
         file_system=wanted.file_system,
         may_reboot=wanted.may_reboot,
+        r=about.r.get(node),
+        r_archive=f"{{{{ playbook_dir }}}}/bundles/{archive_name(node)}",
     )
     return {
         **_connection(about.targets[node], about.ssh_config, about.elsewhere.get(node)),

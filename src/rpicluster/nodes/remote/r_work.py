@@ -96,7 +96,7 @@ def r_reasons(request: RRequest | None, there: RInstallation | None) -> list[str
             if package.library == layout.R_LIBRARY and series(package.built) != there.series
         }
     )
-    reasons = []
+    reasons = ["go on where an installation broke off"] if done.get("broken_off") else []
     if added:
         reasons.append("install " + ", ".join(added))
     if gone:

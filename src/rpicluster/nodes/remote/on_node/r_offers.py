@@ -1,4 +1,4 @@
-"""Runs on a node as root: says which R packages its apt could install, and in which version.
+"""Runs on a node as root: says which R packages it has or could have from its apt, and in which version.
 
 Fetches apt's lists where they are older than an hour: a package that is unknown may be in the new ones.
 Prints {"r-base-core": "4.2.2.20221110-2", "r-cran-dplyr": …}. Needs Python 3.8.
@@ -16,7 +16,7 @@ TRIES, PAUSE_S = 20, 10  # a Pi's first hour belongs to unattended-upgrades
 
 
 def main():
-    """Return the candidates by Debian's names."""
+    """Return versions by Debian's names: the installed one, which stays, else the candidate."""
     if not is_fresh():
         update()
     names = said("apt-cache", "pkgnames", "r-cran-").split()
@@ -24,8 +24,8 @@ def main():
     for line in said("apt-cache", "policy", "r-base-core", *sorted(names)).splitlines():
         if not line.startswith(" "):
             package = line.rstrip(":")
-        elif line.startswith("  Candidate: ") and "(none)" not in line:
-            found[package] = line.partition(":")[2].strip()
+        elif line.startswith(("  Installed: ", "  Candidate: ")) and "(none)" not in line:
+            found.setdefault(package, line.partition(":")[2].strip())
     return found
 
 

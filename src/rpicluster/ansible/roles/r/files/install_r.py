@@ -25,9 +25,11 @@ import tempfile
 STAMP = "rpicluster-source"  # in each package's folder: SHA-256 of its source, and the R it was built for
 BUSY_S = 600
 LOAD_S = 300
-LAST_LINES = 12
+LINES = 8
 MIB_A_COMPILER = 1024  # what g++ takes for templates
-TELLING = re.compile(r"ERROR|\berror:|Error in |not found|No such file|cannot find|is required|Killed")
+TELLING = re.compile(
+    r"ERROR|\berror:|Error in |not found|No such file|cannot find|is required|Killed|has not ended"
+)
 
 
 def main(order):
@@ -37,14 +39,17 @@ def main(order):
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         lock(descriptor)
-        return Library(order).make()
+        return Library(order, descriptor).make()
     finally:
         shutil.rmtree(os.path.join(folder, "work"), ignore_errors=True)
         os.close(descriptor)
 
 
 def lock(descriptor):
-    """Wait for another one at work here; the lock ends with the descriptor."""
+    """Wait for another one at work here.
+
+    What it starts has the descriptor, too: when this program is killed, the lock ends with its last compiler.
+    """
 
     def give_up(_number, _frame):
         sys.exit("R packages are still being installed by an earlier command after %d s" % BUSY_S)
@@ -58,8 +63,9 @@ def lock(descriptor):
 class Library:
     """The library of one node."""
 
-    def __init__(self, order):
+    def __init__(self, order, held):
         self.order = order
+        self.held = held
         self.library = os.path.join(order["folder"], "library")
         self.work = os.path.join(order["folder"], "work")
         self.done = os.path.join(order["folder"], "done.json")
@@ -75,7 +81,7 @@ class Library:
         os.makedirs(self.library, 0o755, exist_ok=True)
         for source in self.order["sources"]:
             if not self.has(source):
-                self.forget_done()
+                self.note_begun()
                 self.build(source)
                 changed.append("%(name)s %(version)s" % source)
         listed = {source["name"] for source in self.order["sources"]}
@@ -84,7 +90,7 @@ class Library:
                 shutil.rmtree(os.path.join(self.library, name))
                 changed.append("without %s" % name)
         self.require_wanted()
-        if self.note():
+        if self.note(self.order["done"]):
             changed.append("done.json")
         return changed
 
@@ -159,14 +165,15 @@ class Library:
                 meant = "; is it called %s?" % " or ".join(sorted(others)) if others else ""
                 sys.exit("R does not find the package %s after its installation%s" % (name, meant))
 
-    def forget_done(self):
-        """Take the note away: from now on the library is neither what it was nor what it will be."""
+    def note_begun(self):
+        """Note that the library is neither what it was nor what it will be; what it holds stays noted."""
         if os.path.exists(self.done):
-            os.unlink(self.done)
+            with open(self.done, encoding="utf-8") as file:
+                self.note({**json.load(file), "broken_off": True})
 
-    def note(self):
+    def note(self, document):
         """Write what was done, in one line; return whether that is new."""
-        text = json.dumps(self.order["done"], sort_keys=True) + "\n"
+        text = json.dumps(document, sort_keys=True) + "\n"
         if os.path.exists(self.done):
             with open(self.done, encoding="utf-8") as file:
                 if file.read() == text:
@@ -188,6 +195,8 @@ class Library:
             "HOME": self.work,
             "TMPDIR": "/tmp" if as_root else os.path.join(self.work, "tmp"),
             "LANG": "C.UTF-8",
+            # Debian's Renviron.site puts /usr/local before R_LIBS_SITE, and nothing before R_LIBS.
+            "R_LIBS": self.library,
             "R_LIBS_SITE": ":".join([self.library, *self.order["libraries"]]),
             "R_LIBS_USER": "/nonexistent",
             "MAKEFLAGS": "-j%d" % max(1, min(os.cpu_count() or 1, memory_mib // MIB_A_COMPILER)),
@@ -212,6 +221,7 @@ class Library:
             stderr=subprocess.STDOUT,
             preexec_fn=become,
             start_new_session=True,
+            pass_fds=(self.held,),
         )
         try:
             words = process.communicate(timeout=timeout_s)[0].decode(errors="replace")
@@ -251,11 +261,12 @@ def described(path, field):
 
 
 def last_words(text):
-    """Return the lines that tell why: those that sound like it, then the end."""
+    """Return the lines that tell why, each with the next where it ends in a colon; without any, the end."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    end = lines[-LAST_LINES:]
-    telling = [line for line in lines[:-LAST_LINES] if TELLING.search(line)][-LAST_LINES:]
-    return " / ".join(telling + end) or "it said nothing"
+    telling = [number for number, line in enumerate(lines) if TELLING.search(line)]
+    shown = sorted({*telling, *(number + 1 for number in telling if lines[number].endswith(":"))})
+    found = [lines[number] for number in shown if number < len(lines)] or lines
+    return " / ".join(found[-LINES:]) or "it said nothing"
 
 
 if __name__ == "__main__":
