@@ -70,6 +70,8 @@ ON_RACK = frozenset(
         "no-default-route",
         "mtu-mismatch",
         "dns-slow",
+        "dns-none",
+        "own-name-unknown",
         "open-port",
         "port-taken",
         "foreign-hadoop",

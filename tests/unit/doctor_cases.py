@@ -814,6 +814,20 @@ CASES: dict[str, tuple[list[Case], list[Case]]] = {
         ],
         [on(names=Names(hostname="pi2", own_name=Lookup(duration_s=0.5)))],
     ),
+    "dns-none": (
+        [on(names=Names(hostname="pi2", own_name=Lookup(duration_s=0.01, found=("127.0.1.1",))))],
+        [
+            on(names=Names(hostname="pi2", own_name=Lookup(duration_s=0.01), servers=("10.0.0.254",))),
+            on(names=Names(hostname="pi2")),  # nobody could look
+        ],
+    ),
+    "own-name-unknown": (
+        [on(names=Names(hostname="pi2", own_name=Lookup(duration_s=0.01)))],
+        [
+            on(names=Names(hostname="pi2", own_name=Lookup(duration_s=0.01, found=("10.0.0.2",)))),
+            on(names=Names(hostname="pi2", own_name=Lookup(duration_s=1.0, timed_out=True))),
+        ],
+    ),
     "cloud-init-hosts": (
         [on(cloud_init=CloudInit(finished=True, manages_hosts=True))],
         [on(cloud_init=CloudInit(finished=True, manages_hosts=False))],

@@ -1,5 +1,6 @@
 """Links, addresses, routes and names."""
 
+import shlex
 from collections.abc import Iterator
 
 from rpicluster.health.findings.finding import (
@@ -170,6 +171,36 @@ def dns_slow(node: Node) -> Iterator[Trouble]:
             ),
             fix="`rpicluster up` writes the nodes into /etc/hosts; or use a name server that answers",
             command=node.run('time getent hosts "$(hostname)"; cat /etc/resolv.conf'),
+        )
+
+
+@node_kind("dns-none", WARNING, "A node has nobody to ask for names")
+def dns_none(node: Node) -> Iterator[Trouble]:
+    """No name server is configured: apt finds none of its servers. Not asked of a cluster on this machine."""
+    names = node.facts.names
+    looked = names.own_name is not None and not node.is_unseen("resolver")
+    if looked and not names.servers and node.host is not None:
+        yield Trouble(
+            what=f"{node.name} has no name server",
+            cause="/etc/resolv.conf names none: DHCP gave none, or a fixed address was set without one",
+            evidence=("no `nameserver` line in /etc/resolv.conf",),
+            fix="name your router, where the node's network is set up: netplan, NetworkManager or dhcpcd",
+            command=node.run("ls -l /etc/resolv.conf; cat /etc/resolv.conf; ip route"),
+        )
+
+
+@node_kind("own-name-unknown", WARNING, "A node does not find its own name")
+def own_name_unknown(node: Node) -> Iterator[Trouble]:
+    """Neither /etc/hosts nor a name server knows it: Java's own-name lookups fail, and sudo complains."""
+    names = node.facts.names
+    lookup = names.own_name
+    if lookup is not None and names.hostname and not lookup.found and not lookup.timed_out:
+        yield Trouble(
+            what=f"{node.name} does not find its own name {names.hostname}",
+            cause="its line is gone from /etc/hosts, and no name server knows it",
+            evidence=(f"getent ahosts {names.hostname}: nothing, after {lookup.duration_s:.2f} s",),
+            fix="add the line that Debian's installer writes",
+            command=node.run(f"echo {shlex.quote('127.0.1.1 ' + names.hostname)} | sudo tee -a /etc/hosts"),
         )
 
 
