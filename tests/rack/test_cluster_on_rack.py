@@ -125,7 +125,7 @@ def test_while_the_disk_with_the_data_is_away_nothing_is_written_in_its_place(
     assert "data-disk-away" in cluster.rpicluster("doctor", "--json", code=6)
     assert "nothing is mounted on /mnt/ssd now" in cluster.rpicluster("plan", "--json")
     mount_again(cluster.rack, "pi2")
-    cluster.rpicluster("up", "--yes")
+    cluster.rpicluster("start")
     assert "100000" in cluster.rpicluster("sql", "--json", "SELECT count(*) AS n FROM numbers")
 
 
