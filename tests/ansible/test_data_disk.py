@@ -12,7 +12,10 @@ from typing import Any
 
 import pytest
 
+from rpicluster.design.preview import PATHS
+from rpicluster.model.facts import DataDisk
 from rpicluster.nodes.ansible.rundir import playbooks
+from rpicluster.nodes.remote.storage import order
 
 MOUNT = "/srv/rpicluster"
 FILES = playbooks() / "roles"
@@ -206,6 +209,41 @@ def test_the_modes_of_a_disk_that_somebody_has_used_are_not_widened(disk: Namesp
     disk.run("umount", "/srv/look")
     assert f"sudo chmod o+x {MOUNT}" in disk.storage(code=1)
     assert disk.run("stat", "-c", "%a", MOUNT) == "700"
+
+
+def test_the_role_has_the_disk_ready_before_it_places_a_folder_on_it(disk: Namespace) -> None:
+    wanted = order(
+        PATHS.model_copy(
+            update={
+                "disk": DataDisk(
+                    path=f"{MOUNT}/rpicluster", mount=MOUNT, disk="x", uuid=OURS, filesystem="ext4"
+                )
+            }
+        )
+    )
+    wanted = {**wanted, "format": disk.device, "owners": {}}
+    place = {"path": f"{MOUNT}/rpicluster", "mode": "0755", "owner": "root", "group": "root"}
+    bundle = {"directories": [place], "files": [], "remove": [], "keep": [], "reread": "/srv/reread"}
+    (disk.folder / "bundle.json").write_text(json.dumps(bundle))
+    variables = {
+        "ansible_connection": "local",
+        "ansible_python_interpreter": sys.executable,
+        "rpicluster_prepare": False,
+        "rpicluster_stop": [],
+        "rpicluster_group": "root",
+        "rpicluster_users": [],
+        "rpicluster_bundle": str(disk.folder / "bundle.json"),
+        "rpicluster_storage": wanted,
+        "rpicluster_hosts_block": "",
+    }
+    play = [{"hosts": "all", "gather_facts": False, "roles": [str(FILES / "base")]}]
+    (disk.folder / "play.json").write_text(json.dumps(play))
+    (disk.folder / "hosts.json").write_text(json.dumps({"all": {"hosts": {"pi1": variables}}}))
+    command = ["ansible-playbook", "-i", str(disk.folder / "hosts.json"), str(disk.folder / "play.json")]
+    assert "changed=2" in disk.run(*command)
+    assert disk.uuid() == OURS
+    assert disk.run("ls", MOUNT).split() == ["lost+found", "rpicluster"]
+    assert "changed=0" in disk.run(*command), "the second time all is right"
 
 
 # -- what `destroy` does -------------------------------------------------------------------------------

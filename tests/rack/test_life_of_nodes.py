@@ -244,7 +244,7 @@ def test_while_the_disk_with_the_data_is_away_nothing_is_written_in_its_place(
     assert "data-disk-away" in cluster.rpicluster("doctor", "--json", code=6)
     assert "nothing is mounted on /mnt/ssd now" in cluster.rpicluster("plan", "--json")
     mount_again(cluster.rack, "pi3")
-    cluster.rpicluster("up", "--yes")
+    cluster.rpicluster("start")
     assert cluster.sql(TOTALS) == [[ROWS, SUM, 97]]
 
 

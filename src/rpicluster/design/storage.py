@@ -41,7 +41,6 @@ class Choice:
     disk: DataDisk | None = None
     formats: str = ""  # what is on a disk that is to be formatted, in words; "" for none
     refusal: str = ""  # begins with the node's name
-    hint: str = ""
     warnings: tuple[str, ...] = ()
 
 

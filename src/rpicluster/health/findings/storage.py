@@ -69,7 +69,7 @@ def data_disk_away(node: Node) -> Iterator[Trouble]:
             f"data lie in {about.get('path')}; nothing is mounted on {mount}",
             *([named] if named else ()),
         ),
-        fix="connect it, mount it, then `rpicluster up`; daemons that need it do not start without it",
+        fix="connect it, mount it, then `rpicluster start`; daemons that need it do not start without it",
         command=node.run(
             f"sudo systemctl start {_quoted(unit_name(mount))}" if ours else f"sudo mount {_quoted(mount)}"
         ),
