@@ -3,7 +3,6 @@
 import json
 import re
 import zipfile
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,6 @@ nodes:
   - {{name: pi1, ssh: {{host: {ADDRESS}, user: pi}}, hardware: {{memory: 8G, cores: 4}}}}
 """
 HDFS, YARN = f"http://{ADDRESS}:9870", f"http://{ADDRESS}:8088"
-NODE = f"http://{ADDRESS}:8042/ws/v1/node/info"
 # LevelDB for Java with a library for arm64. It is no part of the runtime; docs/adr/0014 says why.
 LEVELDB = Artifact(
     kind="maven-jar",
@@ -46,8 +44,6 @@ LEVELDB = Artifact(
     size_bytes=1356630,
 )
 LEVELDB_JAR = f"/root/{LEVELDB.filename}"
-RECOVERING = "nodemanager-recovering"
-RECOVERING_CONF, RECOVERY_DIR = "/root/recovering", "/root/recovery"
 # Emulation takes 10 to 20 times as long as a Pi; deadlines and heartbeats are made for a Pi.
 SLOW = {
     "spark.dynamicAllocation.enabled": "false",
@@ -135,20 +131,7 @@ def steps(inputs: Inputs, units: dict[str, Unit]) -> list[dict[str, Any]]:
             "environment": shell,
             "within_s": 1800,
         },
-        # A NodeManager that keeps its state in LevelDB, killed, and started again over that state.
-        {"name": "kill nodemanager", "kill": "nodemanager", "within_s": 30},
-        started(RECOVERING, NODE, '"nodeHealthy":true'),
-        {"name": "kill it", "kill": RECOVERING, "within_s": 30},
-        {**started(RECOVERING, NODE, '"nodeHealthy":true'), "name": "nodemanager recovered"},
     ]
-
-
-def recovering(unit: Unit) -> Unit:
-    """Return the NodeManager as it would be with recovery."""
-    class_path = f"{RECOVERING_CONF}:{PATHS.runtime}/hadoop/*"
-    argv = [word.replace("nodemanager.log", f"{RECOVERING}.log") for word in unit.argv]
-    argv[argv.index("-cp") + 1] = f"{class_path}:{LEVELDB_JAR}"
-    return replace(unit, name=RECOVERING, argv=tuple(argv))
 
 
 def with_values(xml: bytes, values: dict[str, str]) -> bytes:
@@ -160,15 +143,6 @@ def with_values(xml: bytes, values: dict[str, str]) -> bytes:
     return text.encode()
 
 
-def with_recovery(yarn_site: bytes) -> bytes:
-    """Return yarn-site.xml with the NodeManager's recovery switched on."""
-    directory = (
-        f"<property><name>yarn.nodemanager.recovery.dir</name><value>{RECOVERY_DIR}</value></property>"
-    )
-    switched = with_values(yarn_site, {"yarn.nodemanager.recovery.enabled": "true"}).decode()
-    return switched.replace("</configuration>", f"{directory}\n</configuration>").encode()
-
-
 def started(unit: str, until: str, has: str) -> dict[str, Any]:
     return {"name": unit, "start": unit, "until": until, "has": has, "within_s": 900}
 
@@ -178,9 +152,6 @@ def install(pi: Pi, inputs: Inputs, rendered: Rendered) -> None:
     for path, file in rendered.files["pi1"].items():
         content = with_values(file.content, SLOW_YARN) if path.endswith("yarn-site.xml") else file.content
         pi.write(path if path.startswith("/") else f"{PATHS.conf}/{path}", content, file.mode)
-        if path.startswith("hadoop/"):
-            kept = with_recovery(content) if path.endswith("yarn-site.xml") else content
-            pi.write(f"{RECOVERING_CONF}/{Path(path).name}", kept)
     for directory in directories(inputs, "pi1"):
         made = pi.place / "upper" / directory.path.lstrip("/")
         made.mkdir(mode=directory.mode, parents=True, exist_ok=True)
@@ -200,7 +171,6 @@ def happened(
     assert sha256_of(jar) == LEVELDB.sha256
     pi.write(LEVELDB_JAR, jar.read_bytes())
     units = {unit.name: unit for unit in rendered.units if not unit.name.startswith("session-")}
-    units[RECOVERING] = recovering(units["nodemanager"])
     document = {
         "units": {name: as_document(unit) for name, unit in units.items()},
         "steps": steps(inputs, units),
@@ -213,7 +183,6 @@ def happened(
     }
     assert done.returncode == 0, f"{done.stderr[-2000:]}\n{done.stdout}\n{logs}"
     found: dict[str, Any] = json.loads(done.stdout)
-    found["state"] = sorted(path.name for path in (pi.place / "upper" / RECOVERY_DIR[1:]).rglob("*"))
     print(json.dumps(found, indent=1))
     assert found["job code"] == 0, f"{found['job said']}\n{logs['job.out']}"
     return found
@@ -249,13 +218,19 @@ def test_parquet_in_hdfs_is_written_and_read_on_arm64(answers: dict[str, Any], c
     assert answers[f"parquet {codec}"] == 499500
 
 
-def test_the_leveldb_that_has_a_library_for_arm64_recovers_a_nodemanager(happened: dict[str, Any]) -> None:
-    assert "nodemanager recovered" in happened
-    assert {"yarn-nm-state", "CURRENT"} <= set(happened["state"])
+def test_no_leveldb_would_let_this_hadoops_nodemanager_recover(runtime: store.Runtime) -> None:
+    """Why recovery is off, on every processor: when this fails, read docs/adr/0014 again."""
+    names = {
+        name for jar in (runtime.path / "hadoop").glob("*.jar") for name in zipfile.ZipFile(jar).namelist()
+    }
+    service = "org/apache/hadoop/yarn/server/nodemanager/recovery/NMLeveldbStateStoreService.class"
+    (daemons,) = (runtime.path / "hadoop").glob("hadoop-client-minicluster-*.jar")
+    wanted = b"org/apache/hadoop/shaded/org/iq80/leveldb/DB"
+    assert wanted in zipfile.ZipFile(daemons).read(service)
+    assert f"{wanted.decode()}.class" not in names
 
 
 def test_the_leveldb_of_the_runtime_has_no_library_for_arm64(runtime: store.Runtime) -> None:
-    """Why recovery is off: when this fails, read docs/adr/0014 again."""
     (jar,) = (runtime.path / "jars").glob("leveldbjni-*.jar")
     natives = [name for name in zipfile.ZipFile(jar).namelist() if name.endswith(".so")]
     assert natives and not [name for name in natives if "aarch64" in name]

@@ -155,7 +155,7 @@ def _recovery(inputs: Inputs, name: str) -> Iterator[Setting]:
     yield setting(
         "yarn.resourcemanager.store.class",
         "org.apache.hadoop.yarn.server.resourcemanager.recovery.FileSystemRMStateStore",
-        "Plain files; the LevelDB store needs a native library that the runtime does not have for arm64.",
+        "Plain files; the LevelDB store needs classes that no jar of this Hadoop has (ADR 0014).",
     )
     yield setting(
         "yarn.resourcemanager.fs.state-store.uri",
@@ -237,8 +237,7 @@ def _nodemanager(inputs: Inputs, name: str) -> Iterator[Setting]:
     yield setting(
         "yarn.nodemanager.recovery.enabled",
         False,
-        "Its state would be LevelDB's, of which the runtime has no library for arm64, and containers that no "
-        "NodeManager comes back for would keep their memory (ADR 0014): a restarted one ends its containers.",
+        "Needs LevelDB under names that no jar has (ADR 0014): a NodeManager's containers end with it.",
     )
     yield setting(
         "yarn.nodemanager.env-whitelist",

@@ -5,7 +5,6 @@ argv: a JSON file with `steps`: {"start": unit, "until": url, "has": text} or {"
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -60,15 +59,9 @@ def step(wanted):
         unit = DOCUMENT["units"][wanted["start"]]
         start(unit)
         wait(unit["name"], wanted["until"], wanted["has"], deadline)
-    elif "kill" in wanted:
-        process = running[wanted["kill"]]
-        process.send_signal(signal.SIGKILL)
-        process.wait()
     elif "put" in wanted:
         for url in wanted["put"]:
             asked(url, "PUT")
-    elif "wait" in wanted:
-        wait(wanted["wait"], wanted["until"], wanted["has"], deadline)
     else:
         where = wanted.get("environment", {})
         log = open(f"/root/{wanted['name']}.out", "w")
