@@ -100,3 +100,11 @@ nft add rule inet mine c iif lo accept
 nft add rule inet mine c tcp dport 22 accept
 nft add rule inet mine c meta l4proto '{ icmp, ipv6-icmp }' accept
 """
+
+
+def shared_token() -> tuple[Step, Step]:
+    def at(bench: Bench, mode: int) -> None:
+        for path in (bench.spec.parent / "clusters" / "faults").glob("token-*"):
+            path.chmod(mode)
+
+    return (lambda bench: at(bench, 0o644)), (lambda bench: at(bench, 0o600))

@@ -22,6 +22,7 @@ from making import (
     on,
     rack,
     run,
+    shared_token,
     spec,
     unit,
 )
@@ -64,14 +65,6 @@ def more_copies_than_nodes() -> tuple[Step, Step]:
         bench.root("pi1", f"python3 -c {quoted(script)} {how}")
 
     return (lambda bench: ask(bench, "more")), (lambda bench: ask(bench, "less"))
-
-
-def shared_token() -> tuple[Step, Step]:
-    def at(bench: Bench, mode: int) -> None:
-        for path in (bench.spec.parent / "clusters" / "faults").glob("token-*"):
-            path.chmod(mode)
-
-    return (lambda bench: at(bench, 0o644)), (lambda bench: at(bench, 0o600))
 
 
 def named_address() -> tuple[Step, Step]:
