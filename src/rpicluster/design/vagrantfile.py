@@ -15,7 +15,7 @@ from rpicluster.model.memory import format_memory, parse_memory
 from rpicluster.model.ssh_key import PublicKey
 
 # The Debian project's own, for both providers; 12.20250126.1 is the newest that was found. It makes no more
-# since 2025, and made none of Debian 13 (lists.debian.org/debian-cloud/2025/08/msg00019.html).
+# since 2025, and made none of Debian 13 (mailing list debian-cloud, August 2025).
 BOX = "debian/bookworm64"
 # VirtualBox gives host-only networks addresses in 192.168.56.0/21 only (its manual, 6.7), by default.
 FIRST_ADDRESS = IPv4Address("192.168.56.11")

@@ -12,7 +12,7 @@ from rpicluster.model.machine import MachineFacts
 
 JAVA_USABLE = (17, 21)  # the first is preferred
 # Debian 13 and what comes after it have no 17; Debian 11 and 12 no 21; Ubuntu has both from 20.04 on
-# (packages.debian.org and packages.ubuntu.com, openjdk-17-jre-headless and openjdk-21-jre-headless).
+# (both package searches, openjdk-17-jre-headless and openjdk-21-jre-headless).
 _ONLY_21 = frozenset({"trixie", "forky", "duke"})
 _BOTH = frozenset({"focal", "jammy", "noble", "resolute"})
 _DEBIAN_NAMES = {"aarch64": "arm64", "x86_64": "amd64"}
