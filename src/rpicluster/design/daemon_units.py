@@ -82,7 +82,7 @@ def _daemon(inputs: Inputs, name: str, daemon: str) -> Unit:
         node=name,
         argv=daemon_argv(inputs, name, daemon, heap_mib, MAIN_CLASSES[daemon]),
         environment=environment(inputs, name, _hadoop_user(inputs, daemon)),
-        reads=(*_READS[daemon], *lists) if is_local else _READS[daemon],
+        reads=(*_READS[daemon], *lists) if is_local else (*_READS[daemon], layout.JAVA_HOSTS),
         directory=layout.unit_directory(node.paths, daemon),
         after=_AFTER.get(daemon, ()),
         user="" if is_local else _hadoop_user(inputs, daemon),
@@ -116,6 +116,7 @@ def daemon_argv(
         f"{node.java_home}/bin/java",
         *jvm.daemon_flags(unit, heap_mib),
         IPV4,
+        *(() if inputs.spec.is_local else (f"-Djdk.net.hosts.file={node.paths.conf}/{layout.JAVA_HOSTS}",)),
         marker(inputs, name, unit),
         # Nobody else's /tmp: private, on the disk, and emptied with the unit.
         f"-Djava.io.tmpdir={layout.unit_directory(node.paths, flags_of or unit)}",

@@ -8,6 +8,7 @@ import ipaddress
 from collections.abc import Iterator
 
 from rpicluster.design.inputs import Inputs
+from rpicluster.design.settings import HEADER
 
 BEGIN, END = "# BEGIN rpicluster", "# END rpicluster"
 
@@ -21,6 +22,17 @@ def hosts_block(inputs: Inputs) -> str:
         )
         if is_address(address)
     )
+
+
+def java_hosts(name: str) -> bytes:
+    """Return all the names that a Hadoop daemon on node `name` knows, instead of the system's.
+
+    Hadoop looks for the name of its own address, listens on what that name leads to, and a NodeManager
+    registers under it. A router or a line in /etc/hosts may give the address a name; here none has one, so
+    addresses stay addresses. The node's own name is here for what asks for it, as Debian has it.
+    Format: OpenJDK's `jdk.net.hosts.file` (java.net, "Networking Properties").
+    """
+    return f"# {HEADER}\n127.0.0.1 localhost\n127.0.1.1 {name}\n".encode()
 
 
 def is_address(text: str) -> bool:

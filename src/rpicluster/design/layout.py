@@ -5,6 +5,7 @@ from rpicluster.model.facts import NodePaths
 SPARK_DEFAULTS = "spark/spark-defaults.conf"
 DFS_HOSTS = "hadoop/dfs-hosts"
 YARN_HOSTS = "hadoop/yarn-hosts"
+JAVA_HOSTS = "hadoop/java-hosts"
 # Who is on its way out; empty but while a node leaves.
 DFS_EXCLUDED = "hadoop/dfs-hosts-exclude"
 YARN_EXCLUDED = "hadoop/yarn-hosts-exclude"

@@ -13,6 +13,7 @@ from rpicluster.design import (
     spark_files,
     yarn_files,
 )
+from rpicluster.design.hosts_block import java_hosts
 from rpicluster.design.inputs import Inputs
 from rpicluster.design.machine_files import machine_files
 from rpicluster.design.session_files import CONNECT, Launch
@@ -79,6 +80,8 @@ def _common_files(inputs: Inputs, name: str) -> dict[str, RenderedFile]:
     }
     files["hadoop/log4j2.properties"] = RenderedFile(log_files.daemons())
     files["env/rpicluster.sh"] = RenderedFile(_shell_environment(inputs, name))
+    if not inputs.spec.is_local:
+        files[layout.JAVA_HOSTS] = RenderedFile(java_hosts(name))
     return files
 
 
