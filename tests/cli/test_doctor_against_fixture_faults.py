@@ -27,9 +27,6 @@ GROUPS = [ALONE[first : first + len(VICTIMS)] for first in range(0, len(ALONE), 
 # Not named by doctor yet; whoever mends it takes the name out.
 NOT_YET = {
     "PoE HAT with a disk",
-    "member: no firewall",
-    "member: another runtime",
-    "member: unit disabled",
     "member: hosts lines gone",
 }
 Look = Callable[[Callable[[Cluster], None]], Report]

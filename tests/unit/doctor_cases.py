@@ -732,6 +732,22 @@ CASES: dict[str, tuple[list[Case], list[Case]]] = {
             on(units=unit("nftables.service", active="inactive")),
         ],
     ),
+    "unit-disabled": (
+        [
+            on(
+                **deployed() | {"manifest": manifest(units={"datanode": "h"})},
+                units=unit(RPI_DATANODE, enabled="disabled"),
+            ),
+            on(
+                **deployed() | {"manifest": manifest(units={"datanode": "h"})},
+                units=unit(RPI_DATANODE, enabled="masked"),
+            ),
+        ],
+        [
+            on(**deployed() | {"manifest": manifest(units={"datanode": "h"})}, units=unit(RPI_DATANODE)),
+            on(**deployed(), units=unit("rpicluster-mine.service", enabled="disabled")),  # not ours
+        ],
+    ),
     "unit-restarts": (
         [on(units=unit(RPI_DATANODE, restarts=5))],
         [on(units=unit(RPI_DATANODE, restarts=4)), on(units=unit("ssh.service", restarts=9))],
@@ -906,6 +922,10 @@ CASES: dict[str, tuple[list[Case], list[Case]]] = {
             Case(facts={"pi1": deployed(), "pi2": deployed() | {"manifest": manifest(runtime=None)}}),
             on(**deployed()),
         ],
+    ),
+    "runtime-other": (
+        [on(**deployed(), runtime="r0")],
+        [on(**deployed(), runtime="r1"), on(**deployed(), runtime=None), on(runtime="r0")],
     ),
     "cluster-mixed": (
         [Case(facts={"pi1": deployed(), "pi2": deployed() | {"manifest": manifest(cluster="other")}})],

@@ -14,6 +14,7 @@ MemberFault = tuple[Expected, Callable[[Answer], None]]
 RUNTIME = "2a2428feec62c2c5"
 CORE, YARN = "/etc/rpicluster/hadoop/core-site.xml", "/etc/rpicluster/hadoop/yarn-site.xml"
 PROFILE = "/etc/profile.d/rpicluster.sh"
+RULES = "/etc/rpicluster/firewall.nft"
 CLASSES = {
     "namenode": "org.apache.hadoop.hdfs.server.namenode.NameNode",
     "datanode": "org.apache.hadoop.hdfs.server.datanode.DataNode",
@@ -65,7 +66,7 @@ def _unit(name: str) -> str:
 
 
 def _place(answer: Answer, name: str, units: tuple[str, ...]) -> None:
-    files = {path: hashlib.sha256(path.encode()).hexdigest() for path in (CORE, YARN, PROFILE)}
+    files = {path: hashlib.sha256(path.encode()).hexdigest() for path in (CORE, YARN, PROFILE, RULES)}
     manifest = {
         "schema": 1,
         "version": 1,

@@ -89,6 +89,20 @@ def runtime_mismatch(seen: Seen) -> Iterator[Trouble]:
             )
 
 
+@node_kind("runtime-other", PROBLEM, "A node runs other software than was put there")
+def runtime_other(node: Node) -> Iterator[Trouble]:
+    """The link /opt/rpicluster/runtime leads to another runtime than the manifest names."""
+    wanted, stands = _extra(node, "runtime"), node.facts.runtime
+    if wanted and stands and wanted != stands:
+        yield Trouble(
+            what=f"{node.name} runs another runtime than was put there",
+            cause="somebody set the link /opt/rpicluster/runtime to another folder",
+            evidence=(f"the link leads to {stands}, the manifest names {wanted}",),
+            fix="set it back; daemons that have started since then have to be restarted",
+            command="rpicluster up",
+        )
+
+
 @cluster_kind("cluster-mixed", PROBLEM, "Nodes belong to different clusters")
 def cluster_mixed(seen: Seen) -> Iterator[Trouble]:
     """Their manifests name different clusters."""

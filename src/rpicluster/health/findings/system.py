@@ -178,6 +178,23 @@ def unit_stopped(node: Node) -> Iterator[Trouble]:
             )
 
 
+@node_kind("unit-disabled", WARNING, "A unit runs, and will not after the next boot")
+def unit_disabled(node: Node) -> Iterator[Trouble]:
+    """A unit of rpicluster's that its manifest names is active, and disabled or masked."""
+    manifest = node.facts.manifest
+    for part in sorted(manifest.extra.get("units", {})) if manifest is not None else ():
+        name = f"rpicluster-{part}.service"
+        unit = node.facts.units.get(name)
+        if unit is not None and unit.active == "active" and unit.enabled in ("disabled", "masked"):
+            yield Trouble(
+                what=f"{name} on {node.name} will not come back after a boot",
+                cause="somebody disabled it",
+                evidence=(f"{name}: {unit.active}, {unit.enabled}",),
+                fix="enable it again",
+                command=node.run(f"sudo systemctl unmask {name} && sudo systemctl enable {name}"),
+            )
+
+
 @node_kind("unit-restarts", WARNING, "A unit is started again and again")
 def unit_restarts(node: Node) -> Iterator[Trouble]:
     """Five restarts or more: systemd has restarted one of rpicluster's units that often."""
