@@ -131,6 +131,29 @@ def break_off(breaking: Breaking, chance: random.Random, *, within_steps: int) -
     print(f"{how} after step {step}: {last}")
 
 
+def test_init_writes_a_cluster_yml_for_the_nodes(cluster: ClusterUnderTest, tmp_path: Path) -> None:
+    shutil.copy(cluster.rack.directory / "ssh_config", tmp_path)  # counts for a cluster.yml beside it
+    environment = {**cluster.rack.environment, "RPICLUSTER_STATE_DIR": str(tmp_path / "state")}
+
+    def there(*arguments: str) -> str:
+        return subprocess.run(
+            [sys.executable, "-m", "rpicluster", *arguments],
+            cwd=tmp_path,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+            timeout=60,
+        ).stdout
+
+    addresses = [node["address"] for node in cluster.rack.status().values()]
+    there("init", "--ssh", ",".join(f"pi@{address}" for address in addresses))
+    plan = json.loads(there("plan", "--json").partition("\n")[0])
+    assert {step["node"] for step in plan["steps"]} == set(cluster.units)
+    assert plan["refusals"] == []
+
+
 def test_plan_shows_everything_and_writes_nothing(cluster: ClusterUnderTest) -> None:
     plan = json.loads(cluster.rpicluster("plan", "--json", "--exit-code", code=3))
     assert {step["node"] for step in plan["steps"]} == set(cluster.units)
