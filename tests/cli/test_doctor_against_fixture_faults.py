@@ -27,7 +27,7 @@ GROUPS = [ALONE[first : first + len(VICTIMS)] for first in range(0, len(ALONE), 
 # Not named by doctor yet; whoever mends it takes the name out.
 NOT_YET = {
     "PoE HAT with a disk",
-    "member: hosts lines gone",
+    "member: hosts lines gone",  # a note, which is not counted here
 }
 Look = Callable[[Callable[[Cluster], None]], Report]
 

@@ -161,7 +161,8 @@ def deployed(**changes: Mapping[str, Any]) -> dict[str, Any]:
                 del stands[path]
             else:
                 stands[path] = stands[path].model_copy(update=dict(changes[name]))
-    return {"manifest": manifest(), "deployed": stands}
+    lines = tuple(HostsLine(address=f"10.0.0.{i}", names=(name,)) for i, name in enumerate(NODES, 1))
+    return {"manifest": manifest(), "deployed": stands, "hosts": lines}
 
 
 def pi4(number: int = 1) -> MachineFacts:
@@ -432,6 +433,18 @@ CASES: dict[str, tuple[list[Case], list[Case]]] = {
             on("pi1", hosts=(HostsLine(address="10.0.0.2", names=("pi2",)),)),
             on(hosts=(HostsLine(address="127.0.1.1", names=("pi2",)),)),
             on("pi1", hosts=(HostsLine(address="10.0.0.99", names=("printer", "pi2.example.org")),)),
+            on(  # the address that it was set up with: address-changed says it
+                "pi1",
+                hosts=(HostsLine(address="10.0.0.22", names=("pi2",)),),
+                manifest=manifest(members={"pi2": {"address": "10.0.0.22"}}),
+            ),
+        ],
+    ),
+    "hosts-lines-gone": (
+        [on(**deployed() | {"hosts": (HostsLine(address="127.0.1.1", names=("pi2",)),)})],
+        [
+            on(**deployed() | {"hosts": (HostsLine(address="10.0.0.1", names=("pi1",)),)}),
+            on(hosts=()),  # not set up yet
         ],
     ),
     "address-changed": (
@@ -897,9 +910,11 @@ CASES: dict[str, tuple[list[Case], list[Case]]] = {
             on(**deployed(token={"mode": 0o640})),
             fails(LoginRefused, "key file readable by others", "chmod 600 /home/ana/.ssh/id_ed25519"),
             says(private_files=(PrivateFile("/home/ana/token", 0o644),)),
+            on(secrets={"/var/lib/rpicluster/session-ana/token": DeployedFile(sha256="", mode=0o604)}),
         ],
         [
             on(**deployed(conf={"mode": 0o666})),
+            on(secrets={"/var/lib/rpicluster/session-ana/token": DeployedFile(sha256="", mode=0o600)}),
             on(**deployed()),
             says(private_files=(PrivateFile("/home/ana/token", 0o600),)),
         ],

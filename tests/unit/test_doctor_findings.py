@@ -121,7 +121,8 @@ EMPTY = MachineFacts()
     st.sets(st.sampled_from(sorted(MachineFacts.model_fields))), st.sampled_from(cases.NODES), st.booleans()
 )
 def test_an_answer_that_broke_off_alarms_nobody(missing: set[str], node: str, is_set_up: bool) -> None:
-    whole = cases.pi4(2).model_copy(update=cases.deployed() if is_set_up else {})
+    number = cases.NODES.index(node) + 1
+    whole = cases.pi4(number).model_copy(update=cases.deployed() if is_set_up else {})
     partial = whole.model_copy(update={field: getattr(EMPTY, field) for field in missing})
     broken = partial.model_copy(update={"problems": (Problem(fact="answer", message="it broke off"),)})
     found = diagnose(cases.SPEC, {node: broken}, on=cases.paste, year_month=cases.TODAY)

@@ -383,6 +383,7 @@ class MachineFacts(_Model):
     deployed: dict[str, DeployedFile] = Field(
         default={}, description="the manifest's files as they stand there now; a missing one is missing here"
     )
+    secrets: dict[str, DeployedFile] = Field(default={}, description="sessions' tokens: mode and owner alone")
     problems: tuple[Problem, ...] = ()
 
     def mount_of(self, path: str) -> Mount | None:

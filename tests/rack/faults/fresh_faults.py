@@ -305,13 +305,6 @@ BEFORE: tuple[tuple[RackFault, ...], ...] = (
     ),
     (
         fault(
-            "near miss: disk at 80 %",
-            "1.1 GiB free of 6 GiB on pi1",
-            "pi1",
-            (),
-            rack("fill-disk", "pi1", "--leave", "1150M", undo=("fill-disk", "pi1", "--undo")),
-        ),
-        fault(
             "near miss: time zone",
             "pi2 lives in Tokyo",
             "pi2",

@@ -1,5 +1,6 @@
 """What strangers could reach or read, and strangers that are there already."""
 
+import shlex
 from collections.abc import Iterator
 
 from rpicluster.health.findings.deployed import is_wider
@@ -170,6 +171,20 @@ def secret_readable(seen: Seen) -> Iterator[Trouble]:
             )
     for found in seen.nodes:
         yield from _wider_than_put(found)
+        yield from _tokens_that_others_read(found)
+
+
+def _tokens_that_others_read(node: Node) -> Iterator[Trouble]:
+    for path, stands in sorted(node.facts.secrets.items()):
+        if stands.mode & 0o077:
+            yield Trouble(
+                what=f"others may read the token {path} on {node.name}",
+                cause="its mode was changed after it was put there",
+                evidence=(f"{path}: mode {stands.mode:04o}, 0600 at most",),
+                fix="take it back; whoever has read it may run commands in that session",
+                command=node.run(f"sudo chmod 600 {shlex.quote(path)}"),
+                node=node.name,
+            )
 
 
 def _wider_than_put(node: Node) -> Iterator[Trouble]:

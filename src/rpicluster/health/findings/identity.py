@@ -172,16 +172,49 @@ def loopback_hostname(seen: Seen) -> Iterator[Trouble]:
         )
 
 
+def _set_up_addresses(seen: Seen) -> dict[str, str]:
+    """Return the addresses that members were set up with, by the manager's manifest; no other has them."""
+    found = {}
+    for manager in seen.nodes:
+        members = manager.facts.manifest.extra.get("members") if manager.facts.manifest else None
+        for name, member in members.items() if isinstance(members, dict) else ():
+            was = member.get("address") if isinstance(member, dict) else None
+            if isinstance(was, str) and is_address(was):
+                found[name] = was
+    return found
+
+
+@cluster_kind("hosts-lines-gone", NOTE, "The cluster's lines are gone from a hosts file")
+def hosts_lines_gone(seen: Seen) -> Iterator[Trouble]:
+    """A node that was set up has no line for any other node; daemons need none, people do."""
+    for node in seen.nodes:
+        others = {other.name for other in seen.nodes} - {node.name}
+        if node.facts.manifest is None or not others or node.is_unseen("hosts"):
+            continue
+        if not others & {name for line in node.facts.hosts for name in line.names}:
+            yield Trouble(
+                what=f"/etc/hosts of {node.name} has lost its lines for the other nodes",
+                cause="cloud-init, another tool or somebody wrote it anew",
+                evidence=(f"no line for {', '.join(sorted(others))}",),
+                fix="no daemon needs them; to have them for yourself, put the names back",
+                command=node.run("cat /etc/hosts"),
+                node=node.name,
+            )
+
+
 @cluster_kind("hosts-line-wrong", WARNING, "A node's /etc/hosts has another node's old address")
 def hosts_line_wrong(seen: Seen) -> Iterator[Trouble]:
     """The line names a node of this cluster with an address that this node does not have."""
     by_name = {node.name: node for node in seen.nodes if node.name != seen.here}
+    set_up = _set_up_addresses(seen)
     for node in by_name.values():
         for line in node.facts.hosts:
             for name in line.names:
                 other = by_name.get(name.removesuffix(".local"))
                 if other is None or not other.addresses or line.address.startswith(("127.", "::1")):
                     continue
+                if line.address == set_up.get(other.name):
+                    continue  # our own line; `address-changed` says it, of the node that moved
                 if _canonical(line.address) not in map(_canonical, other.addresses):
                     yield Trouble(
                         what=f"/etc/hosts of {node.name} has a wrong address for {other.name}",
@@ -199,14 +232,10 @@ def hosts_line_wrong(seen: Seen) -> Iterator[Trouble]:
 @cluster_kind("address-changed", PROBLEM, "A node no longer has the address it was set up with")
 def address_changed(seen: Seen) -> Iterator[Trouble]:
     """Its daemons listen on, and others know, the address in the manager's manifest."""
-    known: dict[str, object] = {}
-    for manager in seen.nodes:  # its manifest alone has a list of members
-        there = manager.facts.manifest.extra.get("members") if manager.facts.manifest else None
-        known |= there if isinstance(there, dict) else {}
+    set_up = _set_up_addresses(seen)
     for node in seen.nodes:
-        member = known.get(node.name)
-        was = member.get("address") if isinstance(member, dict) else None
-        if isinstance(was, str) and is_address(was) and node.addresses and was not in node.addresses:
+        was = set_up.get(node.name)
+        if was is not None and node.addresses and was not in node.addresses:
             yield Trouble(
                 what=f"{node.name} was set up as {was} and has another address now",
                 cause="DHCP gave it another one, or it was moved to another network",

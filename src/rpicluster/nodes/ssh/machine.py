@@ -121,4 +121,7 @@ def _deployed(reader: Reader) -> dict[str, object]:
         "deployed": reader.read("modes", lambda text: read_deployed.read_deployed(text, hashes), {})
         if manifest
         else {},
+        "secrets": reader.read("secrets", lambda text: read_deployed.read_deployed(text, ""), {})
+        if "secrets" in reader.sections
+        else {},
     }

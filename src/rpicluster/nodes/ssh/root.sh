@@ -46,6 +46,11 @@ see_modes() {
   listed | xargs -0 -r stat -c '%a %U %n' --
 }
 
+# Sessions' tokens: in no manifest, because each node's own `up` draws them.
+see_secrets() {
+  find /var/lib/rpicluster -maxdepth 2 -path '*/session-*/token' -exec stat -c '%a %U %n' -- {} + || true
+}
+
 see_runtime() {
   readlink /opt/rpicluster/runtime || true
 }
@@ -77,4 +82,5 @@ if [ -e "$manifest" ]; then
   section manifest cat "$manifest"
   section hashes see_hashes
   section modes see_modes
+  section secrets see_secrets
 fi
