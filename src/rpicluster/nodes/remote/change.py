@@ -22,13 +22,14 @@ from rpicluster.nodes.remote.bundle import (
     RUNTIMES,
     NodeWork,
     bundle,
+    placing,
     start_order,
     variables,
 )
 from rpicluster.nodes.remote.commands import Nodes, node_script, role_script
 from rpicluster.nodes.remote.manifest import Base, manifest_of, units_of
 from rpicluster.nodes.remote.members import place
-from rpicluster.nodes.remote.r_work import RWork
+from rpicluster.nodes.remote.r_work import ARCHIVE, RWork
 from rpicluster.nodes.remote.state import RemoteState
 from rpicluster.nodes.ssh.read_deployed import read_manifest
 
@@ -36,6 +37,7 @@ BEFORE = "/var/lib/rpicluster/before.json"
 Report = Callable[[str, str, float], None]  # (node, what it does, share done 0–1)
 _MIB = 1 << 20
 _START_S = 120.0
+_SOURCES_S = 300.0  # some megabytes, on a node with a slow card
 _SETTLE_S = 600.0  # apt on a Pi
 
 
@@ -181,7 +183,7 @@ class Change:
             folder, {node: self._host(node, each, folder) for node, each in work.items()}, self._nodes.ssh
         )
         self._write_bundles(folder, work)
-        r_archive.write_archives(folder, {node: each for node, each in self._r.items() if node in work})
+        changed.failed.update(self._send_r_sources(work, report))
         try:
             outcome = self._run(folder, work, report, changed)
         except BaseException:
@@ -199,6 +201,17 @@ class Change:
         self._write_manifests(work, changed)
         self._state.journal("applied", plan=plan.hash, failed=sorted(changed.failed))
         return changed
+
+    def _send_r_sources(self, work: Mapping[str, NodeWork], report: Report) -> dict[str, RpiclusterError]:
+        """Send the sources of R packages; not by Ansible, whose `copy` wants a folder that the login owns."""
+
+        def send(node: str) -> None:
+            report(node, "sends sources of R packages", 0.0)
+            order = placing({ARCHIVE: RenderedFile(r_archive.archive_of(self._r[node]), 0o600)})
+            self._nodes.python(node, role_script("base", "place.py"), order, deadline_s=_SOURCES_S)
+
+        wanted = [node for node, each in self._r.items() if node in work and each.files]
+        return self._nodes.each(send, wanted)[1]
 
     def start_sessions(self, sessions: Mapping[str, tuple[str, ...]]) -> None:
         """Start sessions, and note in the manifest what they were started with."""
@@ -301,7 +314,6 @@ class Change:
             file_system=self._wanted.file_system,
             may_reboot=self._wanted.may_reboot,
             r=self._r.get(node),
-            r_archive=str(folder / r_archive.archive_name(node)),
         )
         return Host(self._nodes.targets[node], about)
 

@@ -8,6 +8,7 @@ from typing import Any
 from rpicluster.design import layout
 from rpicluster.design.cran import Offer, Resolution, SourcePackage, r_version, read_needs
 from rpicluster.design.plan import Action, Step
+from rpicluster.design.preview import PATHS
 from rpicluster.model.machine import MachineFacts, RInstallation, series
 
 TARGET = "R"
@@ -15,7 +16,7 @@ R = "r-base-core"
 COMPILERS = "r-base-dev"
 _PREFIX = "r-cran-"
 _PACKAGE_S = 3000  # one package on a Pi; a whole run of Ansible has an hour
-_ARCHIVE = f"{layout.R_FOLDER}/sources.tar"
+ARCHIVE = f"{PATHS.data}/r-sources.tar"
 
 
 @dataclass(frozen=True)
@@ -199,7 +200,7 @@ def work_of(
         files=tuple((package.file, path) for package, path in needed),
         order={
             "folder": layout.R_FOLDER,
-            "archive": _ARCHIVE,
+            "archive": ARCHIVE,
             "user": layout.BUILD_USER,
             "group": layout.GROUP,
             "libraries": list(layout.R_LIBRARIES[1:]),
