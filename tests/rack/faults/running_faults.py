@@ -181,6 +181,8 @@ RUNNING: tuple[tuple[RackFault, ...], ...] = (
             (r"datanode", r"not run|stopped|dead|down|failed|inactive|missing|start"),
             unit("pi2", "datanode", *STOP),
         ),
+    ),
+    (
         fault(
             "too few copies",
             "a file shall have three copies, and there are two DataNodes",
