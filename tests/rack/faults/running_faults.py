@@ -168,22 +168,6 @@ RUNNING: tuple[tuple[RackFault, ...], ...] = (
     ),
     (
         fault(
-            "NodeManager killed",
-            "kill -9 on pi3, and systemd may not start it again",
-            "pi3",
-            (r"nodemanager", r"not run|stopped|dead|down|failed|inactive|lost|masked|killed|missing|start"),
-            unit("pi3", "nodemanager", *KILL),
-        ),
-        fault(
-            "DataNode stopped",
-            "`systemctl stop` on pi2",
-            "pi2",
-            (r"datanode", r"not run|stopped|dead|down|failed|inactive|missing|start"),
-            unit("pi2", "datanode", *STOP),
-        ),
-    ),
-    (
-        fault(
             "too few copies",
             "a file shall have three copies, and there are two DataNodes",
             "pi1 pi2 pi3",
@@ -191,6 +175,25 @@ RUNNING: tuple[tuple[RackFault, ...], ...] = (
             more_copies_than_nodes(),
             anywhere=True,
             settle_s=1.0,
+        ),
+        (
+            fault(
+                "NodeManager killed",
+                "kill -9 on pi3, and systemd may not start it again",
+                "pi3",
+                (
+                    r"nodemanager",
+                    r"not run|stopped|dead|down|failed|inactive|lost|masked|killed|missing|start",
+                ),
+                unit("pi3", "nodemanager", *KILL),
+            ),
+            fault(
+                "DataNode stopped",
+                "`systemctl stop` on pi2",
+                "pi2",
+                (r"datanode", r"not run|stopped|dead|down|failed|inactive|missing|start"),
+                unit("pi2", "datanode", *STOP),
+            ),
         ),
     ),
     (
