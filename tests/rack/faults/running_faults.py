@@ -176,24 +176,24 @@ RUNNING: tuple[tuple[RackFault, ...], ...] = (
             anywhere=True,
             settle_s=1.0,
         ),
-        (
-            fault(
-                "NodeManager killed",
-                "kill -9 on pi3, and systemd may not start it again",
-                "pi3",
-                (
-                    r"nodemanager",
-                    r"not run|stopped|dead|down|failed|inactive|lost|masked|killed|missing|start",
-                ),
-                unit("pi3", "nodemanager", *KILL),
+    ),
+    (
+        fault(
+            "NodeManager killed",
+            "kill -9 on pi3, and systemd may not start it again",
+            "pi3",
+            (
+                r"nodemanager",
+                r"not run|stopped|dead|down|failed|inactive|lost|masked|killed|missing|start",
             ),
-            fault(
-                "DataNode stopped",
-                "`systemctl stop` on pi2",
-                "pi2",
-                (r"datanode", r"not run|stopped|dead|down|failed|inactive|missing|start"),
-                unit("pi2", "datanode", *STOP),
-            ),
+            unit("pi3", "nodemanager", *KILL),
+        ),
+        fault(
+            "DataNode stopped",
+            "`systemctl stop` on pi2",
+            "pi2",
+            (r"datanode", r"not run|stopped|dead|down|failed|inactive|missing|start"),
+            unit("pi2", "datanode", *STOP),
         ),
     ),
     (
