@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import uuid
@@ -27,6 +28,9 @@ def no_loop() -> str:
     """Return why this machine has no loop device for us, "" if it has."""
     if sys.platform != "linux" or os.geteuid() != 0:
         return "a loop device needs Linux and root"
+    missing = [tool for tool in ("losetup", "mkfs.ext4", "wipefs", "blkid") if shutil.which(tool) is None]
+    if missing:
+        return f"no {', '.join(missing)}: sudo apt-get install mount e2fsprogs util-linux"
     done = subprocess.run(["losetup", "-f"], capture_output=True, text=True, check=False)
     return done.stderr if done.returncode else ""
 
