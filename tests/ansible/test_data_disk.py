@@ -243,7 +243,15 @@ def test_the_role_has_the_disk_ready_before_it_places_a_folder_on_it(disk: Names
     play = [{"hosts": "all", "gather_facts": False, "roles": [str(FILES / "base")]}]
     (disk.folder / "play.json").write_text(json.dumps(play))
     (disk.folder / "hosts.json").write_text(json.dumps({"all": {"hosts": {"pi1": variables}}}))
-    command = ["ansible-playbook", "-i", str(disk.folder / "hosts.json"), str(disk.folder / "play.json")]
+    command = [
+        sys.executable,
+        "-m",
+        "ansible",
+        "playbook",
+        "-i",
+        str(disk.folder / "hosts.json"),
+        str(disk.folder / "play.json"),
+    ]
     assert "changed=2" in disk.run(*command)
     assert disk.uuid() == OURS
     assert disk.run("ls", MOUNT).split() == ["lost+found", "rpicluster"]
