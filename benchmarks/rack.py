@@ -6,7 +6,6 @@ doctor, fan-out, worker.
 
 import json
 import os
-import platform
 import shlex
 import socket
 import statistics
@@ -21,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import thousand
-from run import PROGRAM, ROOT, machine, seconds
+from run import PROGRAM, machine, ran_on, seconds
 
 from rpicluster.model.spec import SshTarget
 from rpicluster.nodes.fanout.send import Destination, Package, fan_out
@@ -279,16 +278,12 @@ def measure(wanted: tuple[str, ...], state: Path, found: Found) -> None:
 
 
 def write(found: Found, where: str, ended: str) -> None:
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False
-    ).stdout.strip()
+    where += f", after {os.getloadavg()[0]:.1f}"
     lines = [
         "# Figures of real nodes, measured on a rack",
         "",
-        f"{time.strftime('%Y-%m-%d')}, commit {commit}; {platform.freedesktop_os_release()['PRETTY_NAME']}, "
-        f"{where}, after {os.getloadavg()[0]:.1f}; Python {platform.python_version()}. "
-        "Method: [README](README.md). The rack: virtual Pis, which share this machine's cores, disk and "
-        "memory with the control machine; the link between them is as fast as that memory. No real board.",
+        f"{ran_on(where)} The rack: virtual Pis, which share this machine's cores, disk and memory with the "
+        "control machine; the link between them is as fast as that memory. No real board.",
         "",
         "| figure | aim | measured |",
         "|---|---|---|",

@@ -193,19 +193,24 @@ def machine() -> str:
     return f"{os.cpu_count()} cores ({model[1] if model else platform.machine()}), load before {load:.1f}"
 
 
+def ran_on(where: str) -> str:
+    """Return when, on which commit, system and machine (`where`) something was measured."""
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False
+    ).stdout.strip()
+    system = platform.freedesktop_os_release()["PRETTY_NAME"]
+    today, python = time.strftime("%Y-%m-%d"), platform.python_version()
+    return f"{today}, commit {commit}; {system}, {where}; Python {python}. Method: [README](README.md)."
+
+
 def main() -> None:
     where = machine()
     with tempfile.TemporaryDirectory(prefix="rpicluster-bench-") as folder:
         found = measure(Path(folder))
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False
-    ).stdout.strip()
     lines = [
         "# Figures",
         "",
-        f"{time.strftime('%Y-%m-%d')}, commit {commit}; {platform.freedesktop_os_release()['PRETTY_NAME']}, "
-        f"{where}; Python {platform.python_version()}. Method: [README](README.md). "
-        "Virtual nodes on one machine, no real board.",
+        f"{ran_on(where)} Virtual nodes on one machine, no real board.",
         "",
         "| figure | aim | measured |",
         "|---|---|---|",

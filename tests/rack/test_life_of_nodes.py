@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -131,22 +132,27 @@ def break_off(breaking: Breaking, chance: random.Random, *, within_steps: int) -
     print(f"{how} after step {step}: {last}")
 
 
+def another_laptop(folder: Path, environment: dict[str, str], *arguments: str, code: int = 0) -> str:
+    """Run `rpicluster …` in a folder with a state of its own; it must end with `code`."""
+    done = subprocess.run(
+        [sys.executable, "-m", "rpicluster", *arguments],
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == code, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done.stdout + done.stderr
+
+
 def test_init_writes_a_cluster_yml_for_the_nodes(cluster: ClusterUnderTest, tmp_path: Path) -> None:
     shutil.copy(cluster.rack.directory / "ssh_config", tmp_path)  # counts for a cluster.yml beside it
     environment = {**cluster.rack.environment, "RPICLUSTER_STATE_DIR": str(tmp_path / "state")}
 
-    def there(*arguments: str) -> str:
-        return subprocess.run(
-            [sys.executable, "-m", "rpicluster", *arguments],
-            cwd=tmp_path,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            check=True,
-            stdout=subprocess.PIPE,
-            text=True,
-            timeout=60,
-        ).stdout
-
+    there = partial(another_laptop, tmp_path, environment)
     addresses = [node["address"] for node in cluster.rack.status().values()]
     there("init", "--ssh", ",".join(f"pi@{address}" for address in addresses))
     plan = json.loads(there("plan", "--json").partition("\n")[0])
@@ -300,20 +306,7 @@ def test_a_second_laptop_adopts_the_cluster(cluster: ClusterUnderTest, tmp_path:
         "RPICLUSTER_SSH_CONFIG": str(cluster.rack.directory / "ssh_config"),
     }
 
-    def there(*arguments: str, code: int = 0) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "rpicluster", *arguments],
-            cwd=tmp_path,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=300,
-        )
-        assert done.returncode == code, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
-        return done.stdout + done.stderr
-
+    there = partial(another_laptop, tmp_path, environment)
     said = there("adopt", f"pi@{placed(cluster)['pi1']}")
     assert "pi2: `ssh.config` was a file of the other machine" in said
     assert "is there already" in there("adopt", "pi@pi1", code=2)

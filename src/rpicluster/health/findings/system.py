@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from rpicluster.design import layout
 from rpicluster.design.daemon_sizes import DAEMONS
 from rpicluster.design.sizing import size
 from rpicluster.errors import RpiclusterError, SizingRefused
@@ -183,7 +184,7 @@ def unit_disabled(node: Node) -> Iterator[Trouble]:
     """A unit of rpicluster's that its manifest names is active, and disabled or masked."""
     manifest = node.facts.manifest
     for part in sorted(manifest.extra.get("units", {})) if manifest is not None else ():
-        name = f"rpicluster-{part}.service"
+        name = layout.systemd_unit(part)
         unit = node.facts.units.get(name)
         if unit is not None and unit.active == "active" and unit.enabled in ("disabled", "masked"):
             yield Trouble(

@@ -22,7 +22,6 @@ from rpicluster.nodes.remote.bundle import (
     RUNTIMES,
     NodeWork,
     bundle,
-    placing,
     start_order,
     variables,
 )
@@ -207,8 +206,8 @@ class Change:
 
         def send(node: str) -> None:
             report(node, "sends sources of R packages", 0.0)
-            order = placing({ARCHIVE: RenderedFile(r_archive.archive_of(self._r[node]), 0o600)})
-            self._nodes.python(node, role_script("base", "place.py"), order, deadline_s=_SOURCES_S)
+            sources = RenderedFile(r_archive.archive_of(self._r[node]), 0o600)
+            place(self._nodes, node, {ARCHIVE: sources}, deadline_s=_SOURCES_S)
 
         wanted = [node for node, each in self._r.items() if node in work and each.files]
         return self._nodes.each(send, wanted)[1]

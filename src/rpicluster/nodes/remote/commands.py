@@ -8,6 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TypeVar
 
+from rpicluster.design import layout
 from rpicluster.errors import RpiclusterError
 from rpicluster.model.spec import SshTarget
 from rpicluster.nodes.ssh.openssh import OpenSsh
@@ -47,7 +48,7 @@ class Nodes:
     def systemctl(self, node: str, verb: str, units: Sequence[str], *, deadline_s: float = 120.0) -> None:
         """Do something to units, by rpicluster's names; nothing where there are none."""
         if units:
-            names = [f"rpicluster-{unit}.service" for unit in units]
+            names = [layout.systemd_unit(unit) for unit in units]
             self.root(node, ["systemctl", verb, *names], deadline_s=deadline_s)
 
     def each(

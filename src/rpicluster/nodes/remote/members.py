@@ -14,7 +14,7 @@ from rpicluster.model.machine import MachineFacts
 from rpicluster.model.spec import ClusterSpec
 from rpicluster.nodes.remote import manifest
 from rpicluster.nodes.remote.bundle import placing
-from rpicluster.nodes.remote.commands import Nodes, role_script
+from rpicluster.nodes.remote.commands import DEADLINE_S, Nodes, role_script
 from rpicluster.nodes.remote.placement import target_of
 from rpicluster.nodes.remote.state import RemoteState
 
@@ -88,6 +88,8 @@ def edit_manifest(nodes: Nodes, node: str, change: Callable[[dict[str, Any]], No
     place(nodes, node, {manifest.PATH: RenderedFile(text, manifest.MODE)})
 
 
-def place(nodes: Nodes, node: str, files: Mapping[str, RenderedFile]) -> None:
+def place(
+    nodes: Nodes, node: str, files: Mapping[str, RenderedFile], *, deadline_s: float = DEADLINE_S
+) -> None:
     """Write files on one node, by their rendered names or absolute paths, whole or not at all."""
-    nodes.python(node, role_script("base", "place.py"), placing(files))
+    nodes.python(node, role_script("base", "place.py"), placing(files), deadline_s=deadline_s)

@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from typing import Literal
 
+from rpicluster.design import layout
 from rpicluster.design.plan import Observed, ObservedFile, ObservedUnit
 from rpicluster.errors import UsageError
 from rpicluster.model.machine import MachineFacts, SystemdUnit
 from rpicluster.nodes.remote.manifest import owner_of, relative, units_of
 
-UNIT_PREFIX, UNIT_SUFFIX = "rpicluster-", ".service"
 UnitState = Literal["running", "stopped", "failed"]
 
 
@@ -43,7 +43,7 @@ def _units(machine: MachineFacts, wanted: tuple[str, ...]) -> dict[str, Observed
     known = {**dict.fromkeys(wanted, ""), **started}
     found = {}
     for name, config_hash in known.items():
-        unit = machine.units.get(f"{UNIT_PREFIX}{name}{UNIT_SUFFIX}")
+        unit = machine.units.get(layout.systemd_unit(name))
         if unit is None and name not in started:
             continue
         found[name] = ObservedUnit(unit_state(unit), config_hash)

@@ -16,7 +16,7 @@ from rpicluster.model.spec import ClusterSpec
 from rpicluster.nodes.remote.commands import Nodes, node_script
 from rpicluster.nodes.remote.finding import Finder
 from rpicluster.nodes.remote.manifest import absolute, units_of
-from rpicluster.nodes.remote.observed import UNIT_PREFIX, UNIT_SUFFIX, unit_state
+from rpicluster.nodes.remote.observed import unit_state
 from rpicluster.nodes.remote.placement import target_of
 from rpicluster.nodes.remote.state import RemoteState
 from rpicluster.nodes.ssh.observe import Observation, observe_nodes
@@ -144,7 +144,7 @@ class RemotePlace:
         """
 
         def ask(node: str) -> list[RemoteUnit]:
-            names = [_service(unit) for unit in units[node]]
+            names = [layout.systemd_unit(unit) for unit in units[node]]
             disk = (disks or {}).get(node)
             names += [unit_name(disk)] if disk else []
             properties = (
@@ -162,7 +162,7 @@ class RemotePlace:
                 _unit(
                     node,
                     unit,
-                    found.get(_service(unit)),
+                    found.get(layout.systemd_unit(unit)),
                     missing="" if mounted or unit not in layout.ON_DISK else str(disk),
                 )
                 for unit in units[node]
@@ -179,7 +179,7 @@ class RemotePlace:
             if machine is None or why is not None:
                 found += [RemoteUnit(node, name, "unknown", None, why or "never seen") for name in names]
             else:
-                found += [_unit(node, name, machine.units.get(_service(name))) for name in names]
+                found += [_unit(node, name, machine.units.get(layout.systemd_unit(name))) for name in names]
         return found
 
     def session_report(self, user: str, *, deadline_s: float = _STATUS_DEADLINE_S) -> dict[str, Any] | None:
@@ -234,10 +234,6 @@ def _systemctl(
     nodes: Nodes, verb: str, units: Mapping[str, tuple[str, ...]], kinds: tuple[str, ...]
 ) -> Callable[[str], None]:
     return lambda node: nodes.systemctl(node, verb, [unit for unit in units[node] if unit.startswith(kinds)])
-
-
-def _service(unit: str) -> str:
-    return f"{UNIT_PREFIX}{unit}{UNIT_SUFFIX}"
 
 
 def _unit(node: str, name: str, unit: Any, *, missing: str = "") -> RemoteUnit:

@@ -26,6 +26,5 @@ def archive_of(work: RWork) -> bytes:
 def write_archives(folder: Path, work: Mapping[str, RWork]) -> None:
     """Write the archive of every node that lacks a source, mode 0600."""
     for node, each in work.items():
-        if not each.files:
-            continue
-        write_private(folder / archive_name(node), archive_of(each))
+        if each.files:
+            write_private(folder / archive_name(node), archive_of(each))
