@@ -192,8 +192,9 @@ def _liveness() -> Iterator[Setting]:
     )
     yield setting(
         "yarn.am.liveness-monitor.expiry-interval-ms",
-        60000,
-        "The same for application masters; default 15 min.",
+        30000,
+        "The same for application masters; default 15 min. A ResourceManager that restarts just after a "
+        "master was lost learns of the loss by this alone.",
     )
     yield setting(
         "yarn.resourcemanager.rm.container-allocation.expiry-interval-ms",
