@@ -25,6 +25,34 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 KEEP_VARIABLE = "RPICLUSTER_TEST_KEEP"
 
 
+TESTS = Path(__file__).parent
+# What adds interfaces, mounts or rules runs one after the other: a rack's tests compare the whole machine.
+CHANGE_THE_MACHINE = (
+    "rack",
+    "ansible/test_data_disk.py",
+    "unit/test_firewall.py",
+    "unit/test_runtime_failures.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Say which tests share a process when `make test` runs two: most tests wait more than they compute.
+
+    The longest groups come first, so that both processes end at about the same time.
+    """
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(_group(item)))
+    first = ("machine", "cluster")
+    items.sort(key=lambda item: first.index(_group(item)) if _group(item) in first else len(first))
+
+
+def _group(item: pytest.Item) -> str:
+    path = item.path.relative_to(TESTS)
+    if str(path) in CHANGE_THE_MACHINE or path.parts[0] in CHANGE_THE_MACHINE:
+        return "machine"
+    return "cluster" if item.get_closest_marker("cluster") else str(path)
+
+
 def silent(*_: object) -> None:
     """Report to nobody."""
 

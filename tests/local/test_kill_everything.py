@@ -109,7 +109,7 @@ def test_a_killed_daemon_comes_back_by_itself(cluster, question, unit, node):
 
 @pytest.mark.long
 def test_a_master_lost_together_with_the_resourcemanager_is_replaced(cluster, question):
-    """Nobody tells the new ResourceManager of the loss: it waits until the master was silent for long."""
+    """Where nobody tells the new ResourceManager, it learns of the loss by the master's silence alone."""
     application = next(a for a in cluster.yarn.applications() if not a.is_final)
     master = next(c for c in cluster.yarn.containers(application.id) if c.is_am)
     host = master.node_id.split(":")[0]
