@@ -16,7 +16,7 @@ demo: system $(DEPS) ## Run the main job: R on a real Spark-on-YARN cluster on t
 	$(BIN)/rpicluster demo --yes
 
 test: test-system check ## Check style, types and imports, then run all tests but the long ones
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 
 test-long: test-system $(DEPS) ## Long matrices; resumable, results in docs/reference
 	$(BIN)/python tests/long/run.py

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from rpicluster.cluster import Cluster
 from rpicluster.errors import LocalEngineError, RpiclusterError
@@ -25,32 +27,41 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 KEEP_VARIABLE = "RPICLUSTER_TEST_KEEP"
 
 
-TESTS = Path(__file__).parent
-# What adds interfaces, mounts or rules runs one after the other: a rack's tests compare the whole machine.
-CHANGE_THE_MACHINE = (
-    "rack",
-    "ansible/test_data_disk.py",
-    "unit/test_firewall.py",
-    "unit/test_runtime_failures.py",
-)
+# `make test` runs two processes, because most tests wait more than they compute. Files that stay in one
+# of them: what adds interfaces, mounts or rules, as a rack's tests compare the whole machine, and what shares
+# a cluster. The longest groups come first, so that both processes end at about the same time.
+TOGETHER = {
+    "machine": (
+        "tests/rack/",
+        "tests/ansible/test_data_disk.py",
+        "tests/unit/test_firewall.py",
+        "tests/unit/test_runtime_failures.py",
+    ),
+    "cluster": ("tests/local/", "tests/r/test_r_package.py"),
+}
+OWN_CLUSTERS = ("tests/local/test_lifecycle.py", "tests/local/test_local_engine")
+
+
+def _group(test: str) -> str:
+    path = test.split("::", maxsplit=1)[0]
+    found = [group for group, starts in TOGETHER.items() if path.startswith(starts)]
+    return found[0] if found and not path.startswith(OWN_CLUSTERS) else path
+
+
+class Groups(LoadScopeScheduling):
+    """Gives each process whole groups of tests, in their order."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return _group(nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Groups:
+    return Groups(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Say which tests share a process when `make test` runs two: most tests wait more than they compute.
-
-    The longest groups come first, so that both processes end at about the same time.
-    """
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(_group(item)))
-    first = ("machine", "cluster")
-    items.sort(key=lambda item: first.index(_group(item)) if _group(item) in first else len(first))
-
-
-def _group(item: pytest.Item) -> str:
-    path = item.path.relative_to(TESTS)
-    if str(path) in CHANGE_THE_MACHINE or path.parts[0] in CHANGE_THE_MACHINE:
-        return "machine"
-    return "cluster" if item.get_closest_marker("cluster") else str(path)
+    order = list(TOGETHER)
+    items.sort(key=lambda item: [*order, _group(item.nodeid)].index(_group(item.nodeid)))
 
 
 def silent(*_: object) -> None:
