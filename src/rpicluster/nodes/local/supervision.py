@@ -142,7 +142,7 @@ class Supervisor:
     def stop(self, node: str, name: str) -> None:
         """Stop a unit and everything that it started; the unit stays known. No error if it does not run."""
         program = f"{node}.{name}"
-        if program in (self.daemon.process_infos() or {}):
+        if program in self.daemon.programs():
             timeout_s = self._known().get(program, {}).get("stop_timeout_s", 0) + _KILL_DEADLINE_S
             until(lambda: self._is_stopped(program), timeout_s, f"{name} on {node} to stop")
         self._end_marked(lambda mark: mark == self._mark(node, name))
@@ -151,7 +151,7 @@ class Supervisor:
         """Stop all units, those first that others are started before, and then supervisord."""
         if self.daemon.wait_until_settled():
             for wave in reversed(self._waves()):
-                there = sorted(wave & set(self.daemon.process_infos() or {}))
+                there = sorted(wave & self.daemon.programs())
                 for program in there:
                     self._is_stopped(program)  # ask all of a wave, then wait for each
                 for program in there:

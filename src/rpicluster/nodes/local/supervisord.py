@@ -22,7 +22,8 @@ BAD_NAME = 10  # supervisor.xmlrpc.Faults
 NOT_RUNNING = 70
 ALREADY_ADDED = 90
 
-_CALL_TIMEOUT_S = 1.5
+_LOOK_TIMEOUT_S = 1.5  # status answers within 2 s, whatever is frozen
+_CHANGE_TIMEOUT_S = 20.0  # on a machine that is far too busy a change goes on
 _BOOT_TIMEOUT_S = 20.0
 _END_TIMEOUT_S = 20.0
 _POLL_S = 0.05
@@ -66,8 +67,8 @@ def until(done: Callable[[], object], timeout_s: float, what: str) -> None:
 
 
 class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: str) -> None:
-        super().__init__("localhost", timeout=_CALL_TIMEOUT_S)
+    def __init__(self, path: str, timeout_s: float) -> None:
+        super().__init__("localhost", timeout=timeout_s)
         self._path = path
 
     def connect(self) -> None:
@@ -79,12 +80,13 @@ class _UnixConnection(http.client.HTTPConnection):
 class _UnixTransport(xmlrpc.client.Transport):
     """XML-RPC over a Unix socket; supervisor's own transport would wait for a frozen server for ever."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, timeout_s: float) -> None:
         super().__init__()
         self._path = path
+        self._timeout_s = timeout_s
 
     def make_connection(self, host: Any) -> http.client.HTTPConnection:
-        return _UnixConnection(self._path)
+        return _UnixConnection(self._path, self._timeout_s)
 
 
 class Supervisord:
@@ -96,10 +98,27 @@ class Supervisord:
         self.configuration = state.alias / "state" / "supervisor" / "supervisord.conf"
 
     def call(self, method: str, *arguments: object) -> Any:
-        """Call a method of supervisor's own, e.g. `startProcess`; raises xmlrpc.client.Fault or OSError."""
-        transport = _UnixTransport(str(self._state.socket))
+        """Call a method of supervisor's own, e.g. `startProcess`.
+
+        Raises xmlrpc.client.Fault, and LocalEngineError, which names the pid, if there is no answer.
+        """
+        try:
+            return self._ask(_CHANGE_TIMEOUT_S, method, *arguments)
+        except (OSError, http.client.HTTPException) as error:
+            raise self._no_answer(_CHANGE_TIMEOUT_S, error) from error
+
+    def _ask(self, timeout_s: float, method: str, *arguments: object) -> Any:
+        transport = _UnixTransport(str(self._state.socket), timeout_s)
         with xmlrpc.client.ServerProxy("http://localhost", transport=transport) as proxy:
             return getattr(proxy.supervisor, method)(*arguments)
+
+    def _no_answer(self, timeout_s: float, error: Exception) -> LocalEngineError:
+        pid = self.pid()
+        return LocalEngineError(
+            f"the supervisor of cluster {self._state.name} (pid {pid}) does not answer "
+            f"within {timeout_s:g} s: {error or type(error).__name__}",
+            hint=f"kill -9 {pid} && rpicluster start" if pid else "rpicluster start",
+        )
 
     def call_unless(self, fault_code: int, method: str, *arguments: object) -> None:
         """Call, and take one fault as "it is so already"."""
@@ -109,24 +128,23 @@ class Supervisord:
             if fault.faultCode != fault_code:
                 raise
 
-    def process_infos(self) -> dict[str, dict[str, Any]] | None:
+    def process_infos(self, timeout_s: float = _LOOK_TIMEOUT_S) -> dict[str, dict[str, Any]] | None:
         """Return its table of processes, None if there is no supervisord.
 
         Raises LocalEngineError, which names the pid, if it lives and does not answer.
         """
         try:
-            return {info["name"]: info for info in self.call("getAllProcessInfo")}
+            return {info["name"]: info for info in self._ask(timeout_s, "getAllProcessInfo")}
         except (FileNotFoundError, ConnectionRefusedError):
             return None
         except (OSError, http.client.HTTPException) as error:
             if not self.lives():
                 return None
-            pid = self.pid()
-            raise LocalEngineError(
-                f"the supervisor of cluster {self._state.name} (pid {pid}) does not answer "
-                f"within {_CALL_TIMEOUT_S:g} s: {error or type(error).__name__}",
-                hint=f"kill -9 {pid} && rpicluster start",
-            ) from error
+            raise self._no_answer(timeout_s, error) from error
+
+    def programs(self) -> set[str]:
+        """Return the names of the units it knows, empty without a supervisord; as patient as a change."""
+        return set(self.process_infos(_CHANGE_TIMEOUT_S) or {})
 
     def answers(self) -> bool:
         """Return whether it is there and serves."""
