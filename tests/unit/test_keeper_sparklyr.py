@@ -109,9 +109,10 @@ def test_a_context_that_takes_long_is_waited_for_over_several_rounds(gateway: Fa
         try:
             assert door.ask() == APP
             break
-        except TooSlow:
+        except TooSlow as problem:
             rounds += 1
             assert rounds < 20
+            assert str(problem).endswith("did not answer within 0.5 s: it is making the SparkContext")
     assert rounds >= 2
     assert asked(gateway, "getOrCreate") == 1, "asking again would make another one"
     assert gateway.clients_ever == 1

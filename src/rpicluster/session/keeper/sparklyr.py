@@ -110,6 +110,7 @@ class SparklyrDoor:
         self._wires: list[Wire] = []  # the gateway's, then this client's own
         self._script: Generator[Call | ProbeFailed | str, Any, None] = self._visit()
         self._is_waiting = False  # for the answer to a call that an earlier round sent
+        self._busy = ""  # with what it is, if that may take long
 
     def ask(self) -> str:
         """Return the application's id. Raises ProbeFailed, and Hopeless where asking again cannot help.
@@ -120,8 +121,8 @@ class SparklyrDoor:
             ask_ports(wire, NOBODY)
         try:
             return self._go_on()
-        except TooSlow:
-            raise
+        except TooSlow as problem:
+            raise TooSlow(f"{problem}{self._busy}") from problem
         except ProbeFailed:
             self.close()
             raise
@@ -130,7 +131,7 @@ class SparklyrDoor:
         """Leave; the driver then frees what it had for this client."""
         for wire in reversed(self._wires):
             wire.close()
-        self._wires, self._script, self._is_waiting = [], self._visit(), False
+        self._wires, self._script, self._is_waiting, self._busy = [], self._visit(), False, ""
 
     def _wire(self, port: int) -> Wire:
         return Wire(self._door.host, port, self._timeout_s, self._stopping)
@@ -173,12 +174,14 @@ class SparklyrDoor:
         if (yield Call("java.lang.System", "getenv", (LIFE_VARIABLE,))) != self._life:
             raise Hopeless(f"{where} is the gateway of another program")
         backend = yield Call("sparklyr.Shell", "getBackend")
+        self._busy = ": it is making the SparkContext"
         try:
             builder = yield Call("org.apache.spark.sql.SparkSession", "builder")
             session = yield Call(builder, "getOrCreate")
             context = yield Call(session, "sparkContext")
         except CallFailed as problem:
             raise Hopeless(f"the SparkContext could not be made: {problem}") from problem
+        self._busy = ""
         yield Call(backend, "setSparkContext", (context,))
         app_id = yield Call(context, "applicationId")
         yield from self._use(session)
