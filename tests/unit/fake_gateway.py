@@ -37,6 +37,7 @@ class FakeGateway:
         threading.Thread(target=self._serve, daemon=True).start()
 
     def close(self) -> None:
+        self._server.shutdown(socket.SHUT_RDWR)  # a waiting accept does not notice a close
         self._server.close()
 
     def _serve(self) -> None:
