@@ -23,6 +23,7 @@ class FakeGateway:
         self.life = os.environ.get("RPICLUSTER_DRIVER", "") if life is None else life
         self.redirect = 0  # tell callers to go to another gateway
         self.context_takes_s = 0.0
+        self.greeting_takes_s = 0.0  # of callers that want a client's port
         self.context_fails = ""
         self.stopped: Callable[[], bool] = lambda: False
         self.uses_fail = 0  # how many more `USE` are refused
@@ -59,6 +60,7 @@ class FakeGateway:
                 self.knocks += 1
                 caller.sendall(struct.pack(">iii", session, 0, 0))
                 return
+            time.sleep(self.greeting_takes_s)
             if self.redirect:
                 caller.sendall(struct.pack(">iii", session, self.redirect, 0))
                 return

@@ -120,6 +120,17 @@ def test_a_context_that_takes_long_is_waited_for_over_several_rounds(gateway: Fa
     assert gateway.clients_ever == 1
 
 
+def test_a_gateway_that_is_slow_to_let_the_keeper_in_is_asked_again(gateway: FakeGateway) -> None:
+    gateway.greeting_takes_s = 2 * TIMEOUT_S
+    door = door_to(gateway.port)
+    for _ in range(2):
+        with pytest.raises(TooSlow, match="did not answer"):
+            door.ask()
+    gateway.greeting_takes_s = 0
+    assert door.ask() == APP
+    assert until(lambda: gateway.clients == 1), "those that were given up have left"
+
+
 def test_a_context_that_cannot_be_made_is_no_use_asking_again(gateway: FakeGateway) -> None:
     gateway.context_fails = "IllegalStateException: Spark context stopped while waiting for backend"
     with pytest.raises(Hopeless, match=r"could not be made: .*stopped while waiting for backend$"):

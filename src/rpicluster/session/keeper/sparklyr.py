@@ -161,12 +161,15 @@ class SparklyrDoor:
 
     def _enter(self) -> None:
         gateway = self._wire(self._door.port)
-        self._wires = [gateway]
-        port, own = ask_ports(gateway, self._door.session)
-        if port != self._door.port or own == 0:
-            # Another gateway was there first, and the driver's is one of its guests.
-            raise Hopeless(f"{gateway.where} is the gateway of another program")
-        self._wires.append(self._wire(own))
+        try:
+            port, own = ask_ports(gateway, self._door.session)
+            if port != self._door.port or own == 0:
+                # Another gateway was there first, and the driver's is one of its guests.
+                raise Hopeless(f"{gateway.where} is the gateway of another program")
+            self._wires = [gateway, self._wire(own)]
+        except BaseException:
+            gateway.close()
+            raise
 
     def _visit(self) -> Generator[Call | ProbeFailed | str, Any, None]:
         """Yield calls, and take their answers; then, round after round, the application's id."""
