@@ -3,7 +3,8 @@
 Run as `python fake_driver.py DIRECTORY CONNECT_PORT UI_PORT [GATEWAY_PORT]`. A file in DIRECTORY changes what it does:
 `no-ui` closes the UI as a stopped SparkContext does, `slow` delays the door's next answer by its content
 in seconds, `deaf` ignores SIGTERM, `child` starts a process of its own, `dies` ends it at its start with a
-message like Java's; `no-gateway` closes sparklyr's gateway, `stopped` stops the SparkContext for its clients.
+message like Java's; `no-gateway` closes sparklyr's gateway, `stopped` is for its clients a SparkContext that
+was stopped.
 """
 
 import http.server

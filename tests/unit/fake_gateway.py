@@ -1,4 +1,4 @@
-"""A gateway of sparklyr for tests, with real sockets: it reads what sparklyr's Backend and StreamHandler read.
+"""A gateway of sparklyr for tests, with real sockets: it reads as sparklyr's Backend and StreamHandler do.
 
 Written from sparklyr's sources (1.9.5): java/spark-2.4.0/{backend,handler,stream,serializer}.scala and
 R/core_{gateway,invoke,serialize}.R.

@@ -1,7 +1,7 @@
-"""Who reaches sparklyr's gateway on loopback, asked of the kernel; run as root in a network namespace of its own.
+"""Who reaches sparklyr's gateway on loopback, asked of the kernel; run as root in a namespace of its own.
 
 Usage: gateway_probe.py RULES OWNER PORT... LOGIN.... On each PORT the login OWNER listens; each LOGIN knocks
-there. Prints `WHEN LOGIN PORT ANSWER`, once without the rules and once with them. Then the first LOGIN listens
+there. It prints `WHEN LOGIN PORT ANSWER`, first without the rules and once with them. Then the first LOGIN listens
 in OWNER's place, and root's question there is printed as `poser root PORT ANSWER`.
 """
 

@@ -1,7 +1,6 @@
 """Where the gateway's jar comes from: this machine's own sparklyr, asked once, kept by its content."""
 
 import hashlib
-import os
 import zipfile
 from pathlib import Path
 

@@ -1,7 +1,7 @@
 """The question for sparklyr's gateway, in sparklyr's own protocol (its R/core_*.R and java/*.scala, 1.9.5).
 
 A client asks the gateway's port for a port of its own, and calls Java methods there for as long as its first
-connection stands. Integers are big-endian; a string has its length before it, and what the gateway reads a NUL
+connection stands. Integers are big-endian; a string has its length before it, and on its way in a NUL
 behind it.
 
 The keeper is one client, for the driver's whole life: every new client costs the driver a port and threads.
