@@ -1,8 +1,8 @@
 """Who reaches sparklyr's gateway on loopback, asked of the kernel; run as root in a namespace of its own.
 
 Usage: gateway_probe.py RULES OWNER PORT... LOGIN.... On each PORT the login OWNER listens; each LOGIN knocks
-there. It prints `WHEN LOGIN PORT ANSWER`, first without the rules and once with them. Then the first LOGIN listens
-in OWNER's place, and root's question there is printed as `poser root PORT ANSWER`.
+there. It prints `WHEN LOGIN PORT ANSWER`, first without the rules, then with them. Then the first LOGIN
+listens in OWNER's place, and root's question there is printed as `poser root PORT ANSWER`.
 """
 
 import encodings.idna  # noqa: F401  all of it now: another user may not read Python's files
