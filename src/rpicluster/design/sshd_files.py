@@ -9,7 +9,7 @@ from rpicluster.design.hosts_block import is_address
 from rpicluster.design.inputs import LOOPBACK, Inputs
 from rpicluster.design.settings import HEADER
 from rpicluster.design.systemd_text import plain_path
-from rpicluster.model.ports import SESSION_PORTS
+from rpicluster.model.ports import SESSION_PORTS, sparklyr_ports
 
 SSHD = "/etc/ssh/sshd_config.d/rpicluster.conf"
 # Pages and REST of the manager and the workers; Hadoop's RPC is for members only.
@@ -24,10 +24,11 @@ def tunnel_targets(inputs: Inputs) -> tuple[str, ...]:
         placed = inputs.node(node.name)
         found += [(placed.address, placed.ports[page]) for page in _PAGES if page in placed.ports]
     manager = inputs.node(inputs.manager).address
-    for user in inputs.users:
+    for index, user in enumerate(inputs.users):
         for door in (key for key in SESSION_PORTS if key in _OF_SESSIONS):
             address = LOOPBACK if door in ON_LOOPBACK else manager
             found.append((address, inputs.session_port(user, door)))
+        found += [(LOOPBACK, port) for port in sparklyr_ports(index)]
     return tuple(_target(address, port) for address, port in found)
 
 

@@ -30,3 +30,13 @@ SESSION_PORTS: dict[str, int] = {
 }
 # The first of the ports of executors on real nodes: above those of 64 sessions, below the NameNode's.
 EXECUTOR_PORT = 7800
+# sparklyr's gateway: the first port of a user's block is its own, the others are second ports of its
+# clients. sparklyr itself counts from 8880.
+SPARKLYR_PORT = 18880
+_SPARKLYR_PORTS_A_USER = 20
+
+
+def sparklyr_ports(index: int) -> range:
+    """Return the ports of the sparklyr gateway of the `index`-th session's user, counted from 0."""
+    first = SPARKLYR_PORT + _SPARKLYR_PORTS_A_USER * index
+    return range(first, first + _SPARKLYR_PORTS_A_USER)
