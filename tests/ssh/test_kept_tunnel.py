@@ -168,6 +168,7 @@ def test_end_leaves_no_process_no_port_and_no_file(tunnel: Tunnel, folder: Path,
     assert not tunnel._socket.exists()
     assert not answers(wanted.local)
     assert sorted(path.name for path in folder.iterdir() if path.name.startswith(("kept", "tunnel"))) == [
+        "kept-start.lock",
         "kept.lock",
         "tunnel.lock",
     ]
@@ -218,7 +219,9 @@ def test_a_connection_that_a_command_has_opened_is_taken_over(tunnel: Tunnel, ss
 def test_a_taken_number_is_named_with_its_owner(tunnel: Tunnel, page: int) -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as mine:
         port = mine.getsockname()[1]
-        with pytest.raises(Unreachable, match=rf"port {port} .* Spark Connect .*pid {os.getpid()}, user"):
+        with pytest.raises(
+            Unreachable, match=rf"needs port {port} .* Spark Connect.*pid {os.getpid()}, user"
+        ):
             tunnel.keep([Forward("Spark Connect", port, "127.0.0.1", page, required=True)])
     assert tunnel.told() is None
 
@@ -231,8 +234,7 @@ def test_a_page_whose_number_is_taken_is_told_and_opened_when_it_is_free(tunnel:
         assert told.missing == (port,)
         assert answers(wanted.local)
     until(lambda: answers(port))
-    found = tunnel.told()
-    assert found is not None and found.missing == () and found.opened == 1
+    until(lambda: (found := tunnel.told()) is not None and found.missing == () and found.opened == 1)
 
 
 def test_doors_that_come_later_are_added_to_the_connection_that_stands(

@@ -347,7 +347,10 @@ def _kill(pid: int) -> None:
 
 
 def main(job: Path) -> int:
-    """Keep the tunnel of `job`, unless another keeper does."""
+    """Begin to keep the tunnel of `job`, in a process of its own, unless another keeper does.
+
+    When this returns, the keeper holds its lock; it has no parent that would have to wait for it.
+    """
     folder = job.parent
     os.umask(0o077)
     descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -355,6 +358,9 @@ def main(job: Path) -> int:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return 0
+    if os.fork():
+        os._exit(0)
+    os.setsid()  # neither a terminal's end nor its Ctrl-C reaches it
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, str(os.getpid()).encode(), 0)
     try:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import rpicluster
@@ -16,7 +16,7 @@ from rpicluster.errors import RpiclusterError, Unreachable
 from rpicluster.nodes.local.listeners import Listener, listener_on
 from rpicluster.nodes.ssh.forwards import LOOPBACK
 from rpicluster.nodes.ssh.keeping import Job, Kept
-from rpicluster.nodes.ssh.kept_files import ERRORS, JOB, LOCK, STATE, write_private
+from rpicluster.nodes.ssh.kept_files import ERRORS, JOB, LOCK, STARTING, STATE, write_private
 
 # Python's start, ssh's login and the forwards, on a busy machine; a silent node costs ConnectTimeout, 5 s.
 _START_S = 60.0
@@ -58,21 +58,46 @@ def keep(folder: Path, job: Job) -> Kept:
     time, RpiclusterError for a keeper that fails; a refusal of ssh's is returned: `state` is "refused".
     """
     found = told(folder)
-    running = keeper_pid(folder) is not None
-    if running and found is not None and found.state == "open" and found.job == job.digest:
+    if found is not None and _does(found, job) and keeper_pid(folder) is not None:
         return found
-    tries = found.tries if running and found is not None else 0
-    _require_numbers(job)
-    write_private(folder / JOB, job.text())
-    if running:
-        _signal(folder, signal.SIGUSR1)
-    else:
-        (folder / STATE).unlink(missing_ok=True)
-        _start(folder)
+    with _starting(folder):
+        running, found = keeper_pid(folder) is not None, told(folder)
+        tries = found.tries if running and found is not None else 0
+        if not (running and found is not None and _does(found, job)):
+            _require_numbers(job)
+            write_private(folder / JOB, job.text())
+            if running:
+                _signal(folder, signal.SIGUSR1)
+            else:
+                (folder / STATE).unlink(missing_ok=True)
+                _start(folder)
     opened = _wait(folder, job, tries)
     if any(forward.required and forward.local in opened.missing for forward in job.forwards):
         _require_numbers(job, every=opened.missing)
     return opened
+
+
+def _does(found: Kept, job: Job) -> bool:
+    return found.state == "open" and found.job == job.digest
+
+
+@contextlib.contextmanager
+def _starting(folder: Path) -> Iterator[None]:
+    """Keep other commands from starting or ending a keeper meanwhile; raises RpiclusterError if one hangs."""
+    end = time.monotonic() + _START_S
+    with (folder / STARTING).open("a") as lock:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > end:
+                    raise RpiclusterError(
+                        f"another command has been opening or closing the tunnel for {_START_S:.0f} s",
+                        hint=f"see which: fuser -v {folder / STARTING}",
+                    ) from None
+                time.sleep(_POLL_S)
+        yield
 
 
 def end(folder: Path) -> bool:
@@ -80,20 +105,28 @@ def end(folder: Path) -> bool:
 
     Raises RpiclusterError for one that cannot be ended.
     """
-    deadline = time.monotonic() + _END_S
-    was_there, force_at = False, time.monotonic() + _FORCE_S
+    if not folder.is_dir():
+        return False
+    with _starting(folder):
+        was_there = _end_keeper(folder)
+        for name in (JOB, STATE, ERRORS):
+            (folder / name).unlink(missing_ok=True)
+    return was_there
+
+
+def _end_keeper(folder: Path) -> bool:
+    deadline, force_at = time.monotonic() + _END_S, time.monotonic() + _FORCE_S
+    told_at = 0.0
     while (pid := keeper_pid(folder)) is not None:
-        if time.monotonic() > deadline:
+        now = time.monotonic()
+        if now > deadline:
             raise RpiclusterError(f"the keeper of the tunnel does not end: pid {pid}", hint=f"kill -9 {pid}")
-        if not was_there or time.monotonic() > force_at:
-            was_there = pid != 0
-            number = signal.SIGTERM if time.monotonic() < force_at else signal.SIGKILL
-            _signal(folder, number)
+        if pid and now - told_at > 1.0:
+            told_at = now
+            _signal(folder, signal.SIGKILL if now > force_at else signal.SIGTERM)
             _signal(folder, signal.SIGCONT)  # a stopped process acts on SIGTERM only when it goes on
         time.sleep(_POLL_S)
-    for name in (JOB, STATE, ERRORS):
-        (folder / name).unlink(missing_ok=True)
-    return was_there
+    return told_at > 0.0
 
 
 def _start(folder: Path) -> None:
@@ -101,9 +134,8 @@ def _start(folder: Path) -> None:
     path = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
     errors = os.open(folder / ERRORS, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
     try:
-        # A session of its own: neither the terminal's end nor its Ctrl-C reaches it. No folder to look for
-        # modules in but Python's and ours.
-        subprocess.Popen(
+        # No folder to look for modules in but Python's and ours. It returns when the keeper is at work.
+        subprocess.run(
             [sys.executable, "-P", "-m", "rpicluster.nodes.ssh.keeper", str(folder / JOB)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -111,7 +143,14 @@ def _start(folder: Path) -> None:
             cwd="/",
             env={**os.environ, "PYTHONPATH": path},
             start_new_session=True,
+            timeout=_START_S,
+            check=False,
         )
+    except subprocess.TimeoutExpired:
+        raise RpiclusterError(
+            f"Python did not start within {_START_S:.0f} s, to keep the tunnel open",
+            hint="rpicluster connect",
+        ) from None
     finally:
         os.close(errors)
 
@@ -125,15 +164,11 @@ def _wait(folder: Path, job: Job, tries: int) -> Kept:
                 return found
             if found.state == "refused":
                 return found
-        if time.monotonic() - begun > 2.0 and keeper_pid(folder) is None:
-            found = told(folder)
-            if found is not None and found.state in ("open", "refused"):
-                return found
-            if time.monotonic() - begun > _START_S / 2 or _errors(folder):
-                raise RpiclusterError(
-                    f"the tunnel's keeper has ended: {_errors(folder) or 'it said nothing'}",
-                    hint="rpicluster disconnect, then rpicluster connect",
-                )
+        if keeper_pid(folder) is None and told(folder) == found:
+            raise RpiclusterError(
+                f"the tunnel's keeper has ended: {_errors(folder) or 'somebody has closed the tunnel'}",
+                hint="rpicluster connect",
+            )
         if time.monotonic() - begun > _START_S or (
             found is not None and found.state == "waiting" and found.tries > tries
         ):
@@ -166,8 +201,8 @@ def _require_numbers(job: Job, *, every: Sequence[int] = ()) -> None:
             require_ours(forward.name, forward.local, job.socket)
         if forward.required and forward.local in every:
             raise Unreachable(
-                f"port {forward.local} on {LOOPBACK} of this machine is taken, and {forward.name} needs this "
-                "very number",
+                f"the tunnel needs port {forward.local} on {LOOPBACK} of this machine for "
+                f"{forward.name}, and another program has it",
                 hint=f"see whose it is: ss -tanp 'sport = :{forward.local}'",
             )
 
@@ -184,7 +219,7 @@ def require_ours(name: str, port: int, socket: str) -> None:
     if re.search(r"ControlPath=\S+/tunnel-[0-9a-f]{16}", command):
         hint = "that is the tunnel of another cluster of yours: rpicluster disconnect --cluster NAME"
     raise Unreachable(
-        f"port {port} on {LOOPBACK} of this machine is taken, and {name} needs this very number: "
+        f"the tunnel needs port {port} on {LOOPBACK} of this machine for {name}, and another program has it: "
         f"{owner.describe()}",
         hint=hint,
     )
