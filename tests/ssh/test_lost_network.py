@@ -90,6 +90,8 @@ def far(short: Path, privilege_separation: None, request: pytest.FixtureRequest)
         tool("ip", "link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", name)
         tool("ip", "address", "add", f"{here}/30", "dev", name)
         tool("ip", "link", "set", name, "up")
+        # With the cable out nothing of this may take the machine's own way out.
+        tool("ip", "route", "add", "unreachable", f"10.96.{third}.0/30", "metric", "4000")
         tool("ip", "-netns", name, "address", "add", f"{there}/30", "dev", "eth0")
         for link in ("eth0", "lo"):
             tool("ip", "-netns", name, "link", "set", link, "up")
@@ -108,6 +110,7 @@ def far(short: Path, privilege_separation: None, request: pytest.FixtureRequest)
         door.wait(10)
         server.stop()
     finally:
+        tool("ip", "route", "flush", "type", "unreachable", "root", f"10.96.{third}.0/30")
         tool("ip", "netns", "delete", name)
         until(lambda: not Path(f"/sys/class/net/{name}").exists())  # the kernel takes its time
 
@@ -254,7 +257,7 @@ def test_a_cable_that_is_out_for_five_minutes_costs_seconds_when_it_is_back(open
 
 def test_a_try_without_a_network_says_why_and_leaves_nothing(tunnel: Tunnel, far: Far) -> None:
     far.cable("down")
-    with pytest.raises(NodeUnreachable, match=r"pi1 \(.*\): (unreachable|no answer)"):
+    with pytest.raises(NodeUnreachable, match=r"pi1 \(.*\): unreachable: No route to host"):
         tunnel.keep([Forward("Spark Connect", 1, "127.0.0.1", DOOR)])
     assert tunnel.told() is None
 

@@ -43,6 +43,11 @@ def test_another_host_key_is_a_hard_stop_and_a_refused_login_after_three() -> No
     assert gives_up([Cause.DENIED] * 3)
 
 
+def test_a_node_that_is_away_for_a_day_is_asked_no_more() -> None:
+    assert not keeping.is_hopeless(12 * 3600)
+    assert keeping.is_hopeless(25 * 3600)
+
+
 def test_an_ssh_that_a_signal_stopped_is_not_waited_for_and_a_busy_one_is() -> None:
     assert is_frozen(4.0, stopped=True)
     assert not is_frozen(4.0, stopped=False)

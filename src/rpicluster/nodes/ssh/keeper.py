@@ -22,7 +22,7 @@ from pathlib import Path
 from rpicluster.nodes.local.processes import is_stopped
 from rpicluster.nodes.ssh import failures
 from rpicluster.nodes.ssh.forwards import Forward, all_words, chosen_before
-from rpicluster.nodes.ssh.keeping import Job, Kept, gives_up, is_frozen, pause_s, was_forgotten
+from rpicluster.nodes.ssh.keeping import Job, Kept, gives_up, is_frozen, is_hopeless, pause_s, was_forgotten
 from rpicluster.nodes.ssh.kept_files import ALONE, JOB, LOCK, LOG, RECORD, STATE, write_private
 from rpicluster.nodes.ssh.mux import Link
 from rpicluster.nodes.ssh.standing import ANSWER_S, end_ssh_at, end_ssh_of, is_free
@@ -80,20 +80,21 @@ class Keeper:
                     with self._open() as link:
                         causes.clear()
                         outage = self._state.opened and self._state.state != "open"
-                        lost_for_s = time.monotonic() - lost_at if outage else None
+                        outage_s = time.monotonic() - lost_at if outage else None
                         missing = self._forward(self._wanted())
-                        self._tell_open(link, missing, lost_for_s)
+                        self._tell_open(link, missing, outage_s)
                         self._watch(link)
                 except Lost as lost:
                     if self._state.state == "open":
                         lost_at, tries = time.monotonic(), 0
                     self._end_own()
                     causes.append(failures.cause_of(lost.said))
-                    if not self._state.opened or gives_up(causes):
+                    lost_for_s = time.monotonic() - lost_at
+                    if not self._state.opened or gives_up(causes) or is_hopeless(lost_for_s):
                         self._tell("refused", lost)
                         return 1
                     self._tell("waiting", lost)
-                    self._pause(pause_s(tries, time.monotonic() - lost_at))
+                    self._pause(pause_s(tries, lost_for_s))
                     tries += 1
         except Closing:
             self._end_own()

@@ -23,6 +23,7 @@ _STOPPED_PATIENCE_S, _BUSY_PATIENCE_S = 3.0, 30.0
 _FOREIGN = frozenset({Cause.HOST_KEY_CHANGED, Cause.HOST_KEY_UNKNOWN})
 _NOT_LET_IN = frozenset({Cause.DENIED, Cause.KEY_FILE, Cause.WRONG_USER, Cause.PASSWORD_EXPIRED})
 _REFUSALS_MAX = 3
+_AWAKE_WITHOUT_S = 86400.0
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,11 @@ def gives_up(causes: Sequence[Cause]) -> bool:
     return causes[-1] in _FOREIGN or (
         len(last) == _REFUSALS_MAX and all(cause in _NOT_LET_IN for cause in last)
     )
+
+
+def is_hopeless(lost_for_s: float) -> bool:
+    """Return whether a node has been away for a whole day of this machine's waking time: it may be gone."""
+    return lost_for_s > _AWAKE_WITHOUT_S
 
 
 def was_forgotten(slept_s: float) -> bool:

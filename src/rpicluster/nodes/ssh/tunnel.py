@@ -12,7 +12,6 @@ import json
 import os
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -243,7 +242,5 @@ class Tunnel:
                 for p in (*range(start, _LAST_FREE), *range(_FIRST_FREE, start))
                 if p not in taken and is_free(p)
             )
-            fresh = self._record.with_name(f".{self._record.name}.{os.getpid()}.{time.monotonic_ns()}")
-            fresh.write_text(json.dumps(known))
-            fresh.replace(self._record)
+            kept_files.write_private(self._record, json.dumps(known))
         return known[name]
