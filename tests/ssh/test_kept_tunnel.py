@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from rpicluster.errors import NodeUnreachable, Unreachable
+from rpicluster.errors import HostKeyRefused, NodeUnreachable, Unreachable
 from rpicluster.nodes.ssh import kept
 from rpicluster.nodes.ssh.forwards import Forward
 from rpicluster.nodes.ssh.keeping import Kept
@@ -126,6 +126,29 @@ def test_asking_again_starts_nothing(tunnel: Tunnel, sshd: Any, page: int) -> No
     first = tunnel.keep([wanted])
     assert tunnel.keep([wanted]) == first
     assert sshd.logins() == 1
+
+
+def test_what_a_keeper_holds_costs_no_process(
+    tunnel: Tunnel, ssh: OpenSsh, sshd: Any, folder: Path, page: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = door(page)
+    tunnel.keep([wanted])
+    fresh = Tunnel(ssh, sshd.target(), node="pi1", record=folder / "tunnel.json")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("a process"))
+    begun = time.monotonic()
+    assert fresh.local_port("127.0.0.1", page, wanted=wanted.local) == wanted.local
+    assert fresh.socks_port() == tunnel.socks_port()
+    fresh.keep([wanted])
+    print(f"MEASURED what is held, asked thrice: {time.monotonic() - begun:.4f} s")
+
+
+def test_a_proxy_whose_number_was_taken_meanwhile_gets_another(
+    tunnel: Tunnel, folder: Path, page: int
+) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as mine:
+        (folder / "tunnel.json").write_text(f'{{"socks:0": {mine.getsockname()[1]}}}')
+        assert tunnel.keep([door(page)]).missing == ()
+        assert tunnel.socks_port() != mine.getsockname()[1]
 
 
 def test_it_is_a_session_of_its_own_and_listens_on_this_machine_alone(
@@ -285,6 +308,10 @@ def test_another_host_key_is_a_hard_stop(tunnel: Tunnel, sshd: Any, folder: Path
     until(lambda: not left_of(folder, tunnel))
     told = kept.told(folder)
     assert told is not None and (told.state, told.why) == ("refused", "host key changed")
+    assert isinstance(tunnel.refusal(), HostKeyRefused)
+    with pytest.raises(HostKeyRefused):
+        tunnel.keep([wanted])
+    assert tunnel.refusal() is None, "it is told once more, and then nothing is kept"
 
 
 def test_two_commands_at_once_make_one_keeper(tunnel: Tunnel, sshd: Any, page: int) -> None:

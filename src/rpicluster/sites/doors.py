@@ -81,8 +81,11 @@ class Doors:
         return self.state()
 
     def state(self) -> DoorsState:
-        """Return what is open; nothing is changed."""
+        """Return what is open; nothing is changed. Raises why a keeper gave up, if one did."""
         told, job = self._tunnel.told(), self._tunnel.job()
+        refusal = self._tunnel.refusal()
+        if refusal is not None:
+            raise refusal
         if told is None or job is None:
             return DoorsState(kept=False, open=self._tunnel.is_open)
         is_open = told.state == "open"

@@ -70,7 +70,7 @@ class Tunnel:
             mark = self._mark()
             if mark is None or mark != self._opened_mark:  # ssh has ended, and may have been replaced
                 self._opened.clear()
-            known = self._opened.get(key)
+            known = self._opened.get(key) or self._held(*key, wanted)
             if known is not None:
                 return known
             with self._only_command():
@@ -80,6 +80,17 @@ class Tunnel:
             self._opened[key] = local
             self._opened_mark = self._mark()
             return local
+
+    def _held(self, host: str, port: int, wanted: int | None) -> int | None:
+        """Return the local port that a keeper holds open for this, without starting a process."""
+        told, job = self.told(), self.job()
+        if told is None or job is None or told.state != "open" or not self.is_open:
+            return None
+        for forward in job.forwards:
+            leads = (forward.host or "socks", forward.port) == (host, port)
+            if leads and wanted in (None, forward.local) and forward.local not in told.missing:
+                return forward.local
+        return None
 
     def _mark(self) -> tuple[int, int] | None:
         """Return by which a control socket is told from the next one of the same name."""
@@ -110,6 +121,9 @@ class Tunnel:
         Raises Unreachable where a number is taken, and what `local_port` raises when there is no way.
         """
         pages = Forward("pages", self._chosen("socks", 0))
+        if not self._socket.exists() and not is_free(pages.local):  # somebody has taken it since
+            self._record.unlink(missing_ok=True)
+            pages = Forward("pages", self._chosen("socks", 0))
         job = Job(self.folder.name, self._node, self._line("-N"), str(self._socket), (*forwards, pages))
         found = kept.keep(self.folder, job)
         if found.state == "refused":
@@ -129,6 +143,13 @@ class Tunnel:
     def told(self) -> Kept | None:
         """Return what the keeper tells, None where no keeper is at work."""
         return kept.told(self.folder) if kept.keeper_pid(self.folder) is not None else None
+
+    def refusal(self) -> RpiclusterError | None:
+        """Return why the last keeper gave up; None where one is at work, or none did."""
+        told = kept.told(self.folder)
+        if told is None or told.state != "refused" or kept.keeper_pid(self.folder) is not None:
+            return None
+        return failures.explain(told.said or told.why, self._target, self._node)
 
     def job(self) -> Job | None:
         """Return what the keeper was told to do, None if there is no such thing."""
