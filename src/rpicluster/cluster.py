@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from rpicluster.services.transport import Transport
     from rpicluster.services.webhdfs import WebHdfs
     from rpicluster.services.yarn import Yarn
+    from rpicluster.sites.doors import Doors
 
 SSH_CONFIG_FILE = "ssh_config"
 
@@ -372,6 +373,13 @@ class Cluster:
     def open_door(self) -> None:
         """Make sure that the session's door can be reached from this machine."""
         self.site.open_door()
+
+    def doors(self) -> "Doors | None":
+        """Return the doors that a tunnel holds open here; None where the session is on this machine."""
+        if isinstance(self.site, LocalSite):
+            return None
+        self._require_applied()
+        return self.site.doors(self.connection_path)
 
     def pages(self) -> tuple[dict[str, str], int | None]:
         """Return the daemons' pages by name, and the port of the SOCKS proxy that they are seen through.

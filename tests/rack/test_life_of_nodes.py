@@ -13,9 +13,12 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from breaking import Breaking, command_lines
@@ -220,6 +223,46 @@ def test_r_gets_the_same_answer_by_dbi(cluster: ClusterUnderTest, library: Path)
         timeout=300,
     )
     assert done.stdout.split() == [str(ROWS), str(SUM), "97"], done.stderr
+
+
+@pytest.mark.long
+def test_doors_that_are_kept_outlive_a_pulled_cable_and_a_killed_ssh(cluster: ClusterUnderTest) -> None:
+    def state() -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(cluster.rpicluster("connect", "--status", "--json"))
+        return found
+
+    cluster.rpicluster("connect", "--json")
+    before = state()
+    assert before["open"] and {way["state"] for way in before["ways"]} == {"open"}
+    cluster.rack.run("link", "pi1", "down")
+    time.sleep(5)
+    cluster.rack.run("link", "pi1", "up")
+    took = wait_for("YARN's page answers after the cable", _page_answers)
+    print(f"cable out for 5 s: answered {took:.1f} s after it was back")
+    assert state()["ssh_pid"] == before["ssh_pid"], "the connection has lived through it"
+    os.kill(before["ssh_pid"], signal.SIGKILL)
+    took = wait_for("YARN's page answers after the kill", _page_answers)
+    print(f"ssh killed: answered after {took:.1f} s")
+    assert cluster.sql(TOTALS) == [[ROWS, SUM, 97]]
+    assert state()["reopened"] == 1
+    line = cluster.rpicluster("connect", "--print-command").strip()
+    cluster.rpicluster("disconnect")
+    assert not state()["open"]
+    assert not _page_answers()
+    by_hand = subprocess.Popen(line, shell=True, stdin=subprocess.DEVNULL, start_new_session=True)
+    try:
+        wait_for("YARN's page answers by the raw line", _page_answers)
+    finally:
+        os.killpg(by_hand.pid, signal.SIGTERM)
+        by_hand.wait(20)
+
+
+def _page_answers() -> bool:
+    try:
+        with urllib.request.urlopen("http://127.0.0.1:8088/ws/v1/cluster/info", timeout=1) as page:
+            return b"clusterInfo" in page.read()
+    except OSError:
+        return False
 
 
 def test_login_shells_and_units_have_the_variables_on_every_node(cluster: ClusterUnderTest) -> None:

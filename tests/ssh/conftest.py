@@ -46,6 +46,7 @@ class Sshd:
     environment: dict[str, str] = field(default_factory=dict)
     addresses: tuple[str, ...] = ADDRESSES
     more: str = ""  # lines for sshd_config
+    inside: tuple[str, ...] = ()  # what runs it elsewhere, such as in a network namespace
 
     def __post_init__(self) -> None:
         make_key(self.folder / "host")
@@ -80,7 +81,7 @@ class Sshd:
         )
         assert SSHD
         self.process = subprocess.Popen(
-            [SSHD, "-D", "-f", str(self.folder / "sshd_config"), "-E", str(self.log)],
+            [*self.inside, SSHD, "-D", "-f", str(self.folder / "sshd_config"), "-E", str(self.log)],
             stdin=subprocess.DEVNULL,
         )
         deadline = time.monotonic() + _START_S

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
         "rpicluster connect",
         "rpicluster connect --r > connect.R",
         "rpicluster connect --pages",
+        "rpicluster connect --status",
+        "rpicluster connect --print-command",
         "rpicluster connect --json",
+        "rpicluster disconnect",
     )
 )
 @cluster_option
@@ -28,13 +31,34 @@ if TYPE_CHECKING:
 @click.option("--r", "only_r", is_flag=True, help="Print the R lines only.")
 @click.option("--python", "only_python", is_flag=True, help="Print the Python lines only.")
 @click.option("--pages", is_flag=True, help="Open the way for a browser, and print what to type.")
-def connect(which: str | None, as_json: bool, only_r: bool, only_python: bool, pages: bool) -> None:
-    """Ask the session's door whether it answers, then print the lines that connect R or Python.
+@click.option("--status", is_flag=True, help="Say what is open; changes nothing.")
+@click.option("--print-command", is_flag=True, help="Print the ssh line that opens the same; opens nothing.")
+def connect(
+    which: str | None,
+    as_json: bool,
+    only_r: bool,
+    only_python: bool,
+    pages: bool,
+    status: bool,
+    print_command: bool,
+) -> None:
+    """Open what R and a browser need, see that the session answers, print the lines that connect R or Python.
+
+    Where the nodes are behind SSH, one connection carries all doors, on 127.0.0.1 alone. It is kept: opened
+    again after a lost network or a sleep, whether this terminal stays or not, until `rpicluster disconnect`,
+    `stop` or `destroy`.
 
     With --pages: the addresses of the daemons' pages, and the SOCKS proxy through which a browser sees them.
-    It stays until `rpicluster stop`, or until the connection breaks.
     """
     cluster = find_cluster(which)
+    if status or print_command:
+        from rpicluster.cli.tunnel import show_command, show_state
+
+        (show_state if status else show_command)(cluster, as_json)
+        return
+    doors = cluster.doors()
+    if doors is not None:
+        doors.keep()
     if pages:
         _show_pages(cluster, as_json)
         return
@@ -59,6 +83,8 @@ def connect(which: str | None, as_json: bool, only_r: bool, only_python: bool, p
     if not (only_r or only_python):
         answered = f"answered in {door['answer_s']:.2f} s"
         console.say(f"\nSpark {door['spark_version']}, application {door['application']}, {answered}")
+        if doors is not None:
+            console.say("Its doors stay open on 127.0.0.1, until: rpicluster disconnect")
         console.next_step("rpicluster r-install", "R")
 
 

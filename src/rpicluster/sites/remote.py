@@ -243,7 +243,7 @@ class RemoteSite(RemotePlan):
     def stop(self) -> None:
         """Stop every daemon."""
         failed = self.place.stop(self.place.started_units(self.look))
-        self.tunnel.close()
+        self.tunnel.end()
         self._complain(failed, "stopped")
 
     def _complain(self, failed: dict[str, RpiclusterError], what: str) -> None:
@@ -275,7 +275,7 @@ class RemoteSite(RemotePlan):
             self._lease("rpicluster destroy"),
         ):
             self._settle()
-            self.tunnel.close()
+            self.tunnel.end()
             left, failed = take_away(self.place.nodes, self.state, self._machines, report=report)
             left_too, failed_too = self.leaving.take_all_away(report=report)
         left, failed = {**left, **left_too}, {**failed, **failed_too}

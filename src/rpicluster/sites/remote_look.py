@@ -27,9 +27,11 @@ from rpicluster.nodes.remote.manifest import owner_of
 from rpicluster.nodes.remote.place import Look, RemotePlace
 from rpicluster.nodes.remote.state import open_remote_state
 from rpicluster.nodes.remote.storage import choices, require_named
+from rpicluster.nodes.ssh.forwards import LOOPBACK
 from rpicluster.nodes.ssh.openssh import OpenSsh
-from rpicluster.nodes.ssh.tunnel import LOOPBACK, Tunnel
+from rpicluster.nodes.ssh.tunnel import Tunnel
 from rpicluster.runtime import sparklyr_jar
+from rpicluster.sites.doors import Doors
 from rpicluster.sites.gateway import GatewayChoice, Record, choose
 from rpicluster.sites.leaving import Daemons, Leaving
 
@@ -330,6 +332,10 @@ class RemoteLook:
 
     def _port(self, name: str) -> int:
         return self.placement.nodes[self.manager].ports[name]
+
+    def doors(self, document: Path) -> Doors:
+        """Return the doors that a connection document names, to be opened, kept and closed."""
+        return Doors(self.tunnel, self.placement.nodes[self.manager], document)
 
     def open_door(self) -> None:
         """Have the session's door at 127.0.0.1, under its own number."""

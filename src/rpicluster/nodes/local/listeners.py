@@ -27,15 +27,19 @@ class Listener:
         """Return whether nobody else can listen on `address:port` beside this socket."""
         return port == self.port and self.address in (address, _EVERYWHERE)
 
-    def describe(self) -> str:
-        """Return `pid 812, user ana: java …`, or what can be known of another user's process."""
-        user = user_name(self.uid)
+    def process(self) -> tuple[int | None, str]:
+        """Return pid and command line of who listens; None and "" for what cannot be seen from here."""
         pid = _pid_of(self.inode)
         try:
             words = b"" if pid is None else Path(f"/proc/{pid}/cmdline").read_bytes()
         except OSError:  # it ended while we looked
             words = b""
-        command = words.replace(b"\0", b" ").decode(errors="replace").strip()
+        return pid, words.replace(b"\0", b" ").decode(errors="replace").strip()
+
+    def describe(self) -> str:
+        """Return `pid 812, user ana: java …`, or what can be known of another user's process."""
+        user = user_name(self.uid)
+        pid, command = self.process()
         if command:
             return f"pid {pid}, user {user}: {_shorten(command)}"
         return (

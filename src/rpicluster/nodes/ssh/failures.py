@@ -4,6 +4,7 @@ import re
 import shlex
 from collections.abc import Callable
 from enum import StrEnum
+from typing import TYPE_CHECKING, TypeAlias
 
 from rpicluster.errors import (
     HostKeyRefused,
@@ -14,7 +15,9 @@ from rpicluster.errors import (
     RpiclusterError,
     SudoRefused,
 )
-from rpicluster.model.spec import SshTarget
+
+if TYPE_CHECKING:
+    from rpicluster.model.spec import SshTarget
 
 DEFAULT_PORT = 22
 NOT_FOUND = 127  # a shell's status for a command that is not there (POSIX)
@@ -49,17 +52,17 @@ _DEBUG = re.compile(r"debug\d: (?!Control master terminated|Server accepts key)"
 _NOT_LET_IN = frozenset(
     {Cause.DENIED, Cause.KEY_FILE, Cause.KEY_LOCKED, Cause.PASSWORD_EXPIRED, Cause.WRONG_USER}
 )
-_Hint = Callable[["re.Match[str]", SshTarget, str], str]
+_Hint: TypeAlias = "Callable[[re.Match[str], SshTarget, str], str]"
 
 
-def destination(target: SshTarget) -> str:
+def destination(target: "SshTarget") -> str:
     """Return how people name a target: `pi@pi1`, with `:PORT` where it is not 22."""
     user = f"{target.user}@" if target.user else ""
     port = f":{target.port}" if target.port and target.port != DEFAULT_PORT else ""
     return f"{user}{target.host}{port}"
 
 
-def login_command(target: SshTarget, *options: str) -> str:
+def login_command(target: "SshTarget", *options: str) -> str:
     """Return the ssh command line for a target, ready to paste into a shell."""
     words = ["ssh", *options]
     if target.config:
@@ -69,7 +72,7 @@ def login_command(target: SshTarget, *options: str) -> str:
     return shlex.join([*words, f"{target.user}@{target.host}" if target.user else target.host])
 
 
-def _known_host(target: SshTarget) -> str:
+def _known_host(target: "SshTarget") -> str:
     port = target.port or DEFAULT_PORT
     return target.host if port == DEFAULT_PORT else f"[{target.host}]:{port}"
 
@@ -80,7 +83,7 @@ def _changed_key(said: str) -> str:
     return match[1] if match else "your known_hosts"
 
 
-def _changed_hint(_: "re.Match[str]", target: SshTarget, said: str) -> str:
+def _changed_hint(_: "re.Match[str]", target: "SshTarget", said: str) -> str:
     file = _changed_key(said).rpartition(":")[0]
     forget = ["ssh-keygen", *(["-f", file] if file else []), "-R", _known_host(target)]
     return (
@@ -89,13 +92,13 @@ def _changed_hint(_: "re.Match[str]", target: SshTarget, said: str) -> str:
     )
 
 
-def _copy_id(_: "re.Match[str]", target: SshTarget, __: str) -> str:
+def _copy_id(_: "re.Match[str]", target: "SshTarget", __: str) -> str:
     words = ["ssh-copy-id", *(["-p", str(target.port)] if target.port else [])]
     words += [f"{target.user}@{target.host}" if target.user else target.host]
     return f"try {login_command(target)} yourself; to install your key: {shlex.join(words)}"
 
 
-def _verbose(_: "re.Match[str]", target: SshTarget, __: str) -> str:
+def _verbose(_: "re.Match[str]", target: "SshTarget", __: str) -> str:
     return f"see what ssh does: {login_command(target, '-v')} true"
 
 
@@ -222,7 +225,15 @@ _MESSAGES: tuple[tuple[str, Cause, str, _Hint], ...] = (
 )
 
 
-def explain(said: str, target: SshTarget, node: str) -> RpiclusterError:
+def cause_of(said: str) -> Cause:
+    """Return why an ssh ran no command; `said` is all that it printed."""
+    for pattern, cause, _, _ in _MESSAGES:
+        if re.search(pattern, said, re.S if cause in (Cause.KEY_FILE, Cause.KEY_LOCKED) else 0):
+            return cause
+    return Cause.UNKNOWN
+
+
+def explain(said: str, target: "SshTarget", node: str) -> RpiclusterError:
     """Return the error for an ssh that ran no command; `said` is all that it printed, debug lines too."""
     said = "\n".join(line for line in said.splitlines() if not _DEBUG.match(line))
     for pattern, cause, template, hint in _MESSAGES:
@@ -244,7 +255,7 @@ class Reached(StrEnum):
 
 
 def silent(
-    target: SshTarget, node: str, *, reached: Reached, deadline_s: float, said: str = ""
+    target: "SshTarget", node: str, *, reached: Reached, deadline_s: float, said: str = ""
 ) -> RpiclusterError:
     """Return the error for a node that did not finish before the deadline; `said` is what came until then."""
     explained = explain(said, target, node)
@@ -275,7 +286,7 @@ def _fill(template: str, match: "re.Match[str]", said: str) -> str:
     return words
 
 
-def _error(cause: Cause, why: str, hint: str, target: SshTarget, node: str) -> RpiclusterError:
+def _error(cause: Cause, why: str, hint: str, target: "SshTarget", node: str) -> RpiclusterError:
     message = f"{node} ({destination(target)}): {cause}: {why}"
     if cause in (Cause.HOST_KEY_CHANGED, Cause.HOST_KEY_UNKNOWN):
         return HostKeyRefused(message, node=node, cause=cause, hint=hint)
@@ -296,7 +307,9 @@ _NO_SUDO = re.compile(r"sudo: (?:command )?not found|‘?sudo’?: No such file"
 _NO_PYTHON = re.compile(r"python3: (?:command )?not found|[‘']?python3[’']?: No such file")
 
 
-def explain_command(status: int, stderr: str, target: SshTarget, node: str, *, what: str) -> RpiclusterError:
+def explain_command(
+    status: int, stderr: str, target: "SshTarget", node: str, *, what: str
+) -> RpiclusterError:
     """Return the error for a command that ran on a node and ended with `status`; `what` names it."""
     place = f"{node} ({destination(target)})"
     if _SUDO_WRONG.search(stderr):

@@ -1,7 +1,8 @@
 """One OpenSSH connection to the manager that carries ports: opened on demand, kept, shared by all commands.
 
 Forwards listen on 127.0.0.1 only. They are added to the running connection (`ssh -O forward`), so that one
-connection serves every command and R, and a second request for the same forward costs nothing.
+connection serves every command and R, and a second request for the same forward costs nothing. A command
+opens it for itself; `keep` has a process of our own hold it until `end` (see `keeper`).
 """
 
 import contextlib
@@ -9,26 +10,27 @@ import fcntl
 import hashlib
 import json
 import os
-import socket
 import subprocess
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from rpicluster.errors import RpiclusterError, Unreachable
 from rpicluster.model.spec import SshTarget
-from rpicluster.nodes.ssh import failures
+from rpicluster.nodes.ssh import failures, kept, kept_files
+from rpicluster.nodes.ssh.forwards import ALIVE, LOOPBACK, Forward, bracketed, raw_command
+from rpicluster.nodes.ssh.keeping import Job, Kept
+from rpicluster.nodes.ssh.mux import Link
 from rpicluster.nodes.ssh.openssh import OpenSsh
+from rpicluster.nodes.ssh.standing import end_ssh_at, is_free
 
-LOOPBACK = "127.0.0.1"
 _OPEN_S = 15.0
 _TELL_S = 5.0
 _FIRST_FREE, _LAST_FREE = 20000, 29999  # local ports of doors that have no number of their own
 
 
 class Tunnel:
-    """The connection of one cluster. `record` is a file that keeps which local port leads where."""
+    """The connection of one cluster. `record`, a `tunnel.json`, keeps which local port leads where."""
 
     def __init__(
         self, ssh: OpenSsh, target: SshTarget, *, node: str, record: Path, key: Path | None = None
@@ -42,6 +44,7 @@ class Tunnel:
         name = hashlib.sha256(os.fsencode(record)).hexdigest()[:16]
         self._socket = ssh.control / f"tunnel-{name}"
         self._opened: dict[tuple[str, int], int] = {}
+        self._opened_mark: tuple[int, int] | None = None
         self._alone = threading.Lock()
 
     def local_port(self, host: str, port: int, *, wanted: int | None = None) -> int:
@@ -50,7 +53,7 @@ class Tunnel:
         `wanted` is the number it must have; without it one is chosen once and kept. Raises Unreachable,
         NodeUnreachable and their kin when there is no way, with what to do about it.
         """
-        way = f"{_bracketed(host)}:{port}"
+        way = f"{bracketed(host)}:{port}"
         return self._kept((host, port), wanted, lambda local: ("-L", f"{LOOPBACK}:{local}:{way}"), way)
 
     def socks_port(self) -> int:
@@ -64,9 +67,10 @@ class Tunnel:
         self, key: tuple[str, int], wanted: int | None, words: Callable[[int], tuple[str, str]], what: str
     ) -> int:
         with self._alone:
-            if not self._socket.exists():  # ssh has ended, and removed it
+            mark = self._mark()
+            if mark is None or mark != self._opened_mark:  # ssh has ended, and may have been replaced
                 self._opened.clear()
-            known = self._opened.get(key)
+            known = self._opened.get(key) or self._held(*key, wanted)
             if known is not None:
                 return known
             with self._only_command():
@@ -74,7 +78,27 @@ class Tunnel:
                 local = wanted or self._chosen(*key)
                 self._forward(local, words(local), what)
             self._opened[key] = local
+            self._opened_mark = self._mark()
             return local
+
+    def _held(self, host: str, port: int, wanted: int | None) -> int | None:
+        """Return the local port that a keeper holds open for this, without starting a process."""
+        told, job = self.told(), self.job()
+        if told is None or job is None or told.state != "open" or not self.is_open:
+            return None
+        for forward in job.forwards:
+            leads = (forward.host or "socks", forward.port) == (host, port)
+            if leads and wanted in (None, forward.local) and forward.local not in told.missing:
+                return forward.local
+        return None
+
+    def _mark(self) -> tuple[int, int] | None:
+        """Return by which a control socket is told from the next one of the same name."""
+        try:
+            found = self._socket.stat()
+        except FileNotFoundError:
+            return None
+        return found.st_ino, found.st_ctime_ns
 
     @contextlib.contextmanager
     def _only_command(self) -> Iterator[None]:
@@ -84,29 +108,100 @@ class Tunnel:
             yield
 
     def close(self) -> None:
-        """End the connection, if there is one."""
-        self._tell("exit")
+        """End the connection, if there is one; a keeper opens it again."""
+        if self._socket.exists():
+            end_ssh_at(self._socket)
         self._opened.clear()
-        self._record.unlink(missing_ok=True)
+
+    # -- kept open -------------------------------------------------------------------------------------
+
+    def keep(self, forwards: Sequence[Forward]) -> Kept:
+        """Have a process of our own hold these forwards from now on, beyond this command.
+
+        Raises Unreachable where a number is taken, and what `local_port` raises when there is no way.
+        """
+        pages = Forward("pages", self._chosen("socks", 0))
+        if not self._socket.exists() and not is_free(pages.local):  # somebody has taken it since
+            self._record.unlink(missing_ok=True)
+            pages = Forward("pages", self._chosen("socks", 0))
+        job = Job(self.folder.name, self._node, self._line("-N"), str(self._socket), (*forwards, pages))
+        found = kept.keep(self.folder, job)
+        if found.state == "refused":
+            kept.end(self.folder)
+            raise failures.explain(found.said or found.why, self._target, self._node)
+        return found
+
+    def end(self) -> bool:
+        """End the keeper and the connection, and forget the ports; return whether anything was open."""
+        was_kept = kept.end(self.folder)
+        was_open = self._socket.exists()
+        self.close()
+        for name in (kept_files.RECORD, kept_files.LOG):  # the locks stay: somebody may wait for them
+            (self.folder / name).unlink(missing_ok=True)
+        return was_kept or was_open
+
+    def told(self) -> Kept | None:
+        """Return what the keeper tells, None where no keeper is at work."""
+        return kept.told(self.folder) if kept.keeper_pid(self.folder) is not None else None
+
+    def refusal(self) -> RpiclusterError | None:
+        """Return why the last keeper gave up; None where one is at work, or none did."""
+        told = kept.told(self.folder)
+        if told is None or told.state != "refused" or kept.keeper_pid(self.folder) is not None:
+            return None
+        return failures.explain(told.said or told.why, self._target, self._node)
+
+    def job(self) -> Job | None:
+        """Return what the keeper was told to do, None if there is no such thing."""
+        try:
+            return Job.read((self.folder / kept_files.JOB).read_text())
+        except (FileNotFoundError, ValueError):
+            return None
+
+    def command(self, forwards: Sequence[Forward]) -> str:
+        """Return a line for a shell that opens the same by ssh alone."""
+        where = [*self._key_words(), *self._ssh.where(self._target), "--", self._target.host]
+        return raw_command(where, (*forwards, Forward("pages", self._chosen("socks", 0))))
+
+    @property
+    def folder(self) -> Path:
+        """Where what is known of the tunnel is kept."""
+        return self._record.parent
 
     @property
     def is_open(self) -> bool:
         """Whether the connection stands."""
-        return self._tell("check").returncode == 0
+        try:
+            with Link(self._socket, patience_s=_TELL_S):
+                return True
+        except TimeoutError:
+            raise RpiclusterError(
+                f"the tunnel's ssh does not answer on {self._socket}",
+                hint="rpicluster disconnect, then try again",
+            ) from None
+        except OSError:
+            return False
+
+    def _key_words(self) -> list[str]:
+        return ["-i", str(self._key), "-o", "IdentitiesOnly=yes"] if self._key else []
+
+    def _line(self, *more: str) -> tuple[str, ...]:
+        # The first value of an option counts: a connection of its own, which stays until it is ended.
+        own = ["-o", "ControlMaster=yes", "-o", f"ControlPath={self._socket}", "-o", "ControlPersist=no"]
+        # A log of its own: the connection outlives the command that opens it.
+        log = ["-E", str(self.folder / kept_files.LOG), *more]
+        shared = self._ssh.shared_options(self._target)
+        return ("ssh", *own, *ALIVE, *self._key_words(), *log, *shared, "--", self._target.host)
 
     def _ensure_open(self) -> None:
         if self._opened or self.is_open:
             return
-        # A log of its own, from now on: the connection outlives this command.
-        log = self._record.with_suffix(".log")
+        self._socket.unlink(missing_ok=True)  # of an ssh that was killed: another one would not listen there
+        log = self.folder / kept_files.LOG
         log.unlink(missing_ok=True)
-        key = ["-i", str(self._key), "-o", "IdentitiesOnly=yes"] if self._key else []
-        # The first value of an option counts: a connection of its own, which stays until it is ended.
-        own = ["-o", "ControlMaster=yes", "-o", f"ControlPath={self._socket}", "-o", "ControlPersist=no"]
-        line = ["ssh", *own, *key, "-E", str(log), "-f", "-N", *self._ssh.shared_options(self._target)]
         try:
             done = subprocess.run(
-                [*line, "--", self._target.host],
+                self._line("-f", "-N"),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -121,17 +216,19 @@ class Tunnel:
                 hint=f"does a login work? {failures.login_command(self._target)}",
             ) from None
         if done.returncode != 0:
-            raise failures.explain(log.read_text(errors="replace"), self._target, self._node)
+            said = log.read_text(errors="replace") if log.exists() else ""
+            raise failures.explain(said, self._target, self._node)
 
     def _forward(self, local: int, words: tuple[str, str], what: str) -> None:
         done = self._tell("forward", *words)
         if done.returncode == 0:
             return
-        if not _is_free(local):
+        kept.require_ours(what, local, str(self._socket))
+        if not is_free(local):
             raise Unreachable(
                 f"the tunnel to {self._node} needs port {local} on {LOOPBACK} of this machine, and another "
-                "program listens there",
-                hint=f"see which, and end it: ss -tlnp 'sport = :{local}'",
+                "program has it",
+                hint=f"see which, and end it: ss -tanp 'sport = :{local}'",
             )
         said = [*done.stderr.strip().splitlines(), "no reason given"][0]
         raise Unreachable(
@@ -149,7 +246,7 @@ class Tunnel:
         except subprocess.TimeoutExpired:
             raise RpiclusterError(
                 f"the tunnel's ssh does not answer on {self._socket}",
-                hint=f"end it: rm {self._socket}, then try again",
+                hint="rpicluster disconnect, then try again",
             ) from None
 
     def _chosen(self, host: str, port: int) -> int:
@@ -164,23 +261,7 @@ class Tunnel:
             known[name] = next(
                 p
                 for p in (*range(start, _LAST_FREE), *range(_FIRST_FREE, start))
-                if p not in taken and _is_free(p)
+                if p not in taken and is_free(p)
             )
-            fresh = self._record.with_name(f".{self._record.name}.{os.getpid()}.{time.monotonic_ns()}")
-            fresh.write_text(json.dumps(known))
-            fresh.replace(self._record)
+            kept_files.write_private(self._record, json.dumps(known))
         return known[name]
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((LOOPBACK, port))
-        except OSError:
-            return False
-    return True
