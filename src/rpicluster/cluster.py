@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from rpicluster.services.transport import Transport
     from rpicluster.services.webhdfs import WebHdfs
     from rpicluster.services.yarn import Yarn
+    from rpicluster.sites.batch import Runs
 
 SSH_CONFIG_FILE = "ssh_config"
 
@@ -475,6 +476,23 @@ class Cluster:
 
         logs = application_logs(self.yarn, self.webhdfs, application, directory=layout.CONTAINER_LOGS)
         return as_text(logs)
+
+    @property
+    def runs(self) -> "Runs":
+        """The scripts of this user that the manager runs by itself."""
+        from rpicluster.design.batch import runs_directory
+        from rpicluster.sites.batch import Runs
+
+        self._require_applied()
+        paths = self.placement.nodes[self.spec.manager.name].paths
+        return Runs(
+            self.site.runs_machine(),
+            user=self.login,
+            root=runs_directory(paths, self.login),
+            state=self.site.directory,
+            inputs=lambda: Inputs.checked(self.site.spec, self.sizes, self.placement),
+            is_local=self.spec.is_local,
+        )
 
     def _url(self, port: str) -> str:
         manager = self.placement.nodes[self.spec.manager.name]

@@ -41,6 +41,7 @@ from rpicluster.sites.remote_plan import RemotePlan
 from rpicluster.sites.site import Report
 
 if TYPE_CHECKING:
+    from rpicluster.nodes.runs.channel import Machine
     from rpicluster.services.connect.connection import Connection
 
 
@@ -337,6 +338,12 @@ class RemoteSite(RemotePlan):
             webhdfs_user=login,
             tunnelled=True,
         )
+
+    def runs_machine(self) -> "Machine":
+        """Return the manager."""
+        from rpicluster.nodes.runs.remote import RemoteMachine
+
+        return RemoteMachine(self.place.nodes, self.manager, self.placement.login)
 
 
 def _make_key(path: Path) -> None:

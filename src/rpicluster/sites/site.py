@@ -14,6 +14,7 @@ from rpicluster.model.facts import ClusterFacts, Placement
 from rpicluster.model.spec import ClusterSpec
 
 if TYPE_CHECKING:
+    from rpicluster.nodes.runs.channel import Machine
     from rpicluster.runtime import store
     from rpicluster.services.connect.connection import Connection
     from rpicluster.services.transport import Transport
@@ -112,4 +113,8 @@ class Site(Protocol):
 
     def connection(self, name: str, runtime: "store.Runtime | None") -> "Connection":
         """Return how programs reach the session."""
+        ...
+
+    def runs_machine(self) -> "Machine":
+        """Return the manager as runs see it."""
         ...
