@@ -1,6 +1,7 @@
 """The facade: one cluster, from its spec to its answers. The command line and the demo call nothing else."""
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -360,9 +361,13 @@ class Cluster:
 
     @property
     def connection(self) -> "Connection":
-        """Where the session is; raises UsageError before the first `up`."""
-        from rpicluster.services.connect.connection import Connection
+        """Where the session is, in a script that `run` started its own; UsageError before the first `up`."""
+        from rpicluster.services.connect.connection import VARIABLE, Connection
 
+        if os.environ.get(VARIABLE) and os.environ.get("RPICLUSTER_UNIT", "").startswith(
+            f"{self.placement.cluster_id}/"
+        ):
+            return Connection.load(Path(os.environ[VARIABLE]))
         return Connection.load(self.connection_path)
 
     def open_door(self) -> None:

@@ -49,14 +49,14 @@ def run(
 ) -> int:
     """Run SCRIPT, R or Python, on the cluster's manager, with a driver and an application of its own.
 
-    Its packages are looked for there first. What it says comes here; Ctrl-C, a closed lid or a lost network leave it
-    running, and `rpicluster jobs attach` comes back. What it writes into the folder `results` is
+    Its packages are looked for there first. What it says comes here; Ctrl-C, a closed lid or a lost network
+    leave it running, and `rpicluster jobs attach` comes back. What it writes into the folder `results` is
     brought home, and its exit code is this command's.
 
     An R script reaches Spark by DBI::dbConnect(rpicluster::rpi()), a Python script by
     SparkSession.builder.getOrCreate().
     """
-    from rpicluster.sites.batch import read_script
+    from rpicluster.sites.batch_checks import read_script
 
     what = read_script(script, declared)
     if not what.needs.exact:

@@ -28,6 +28,7 @@ STOP_TIMEOUT_S = 40
 _DOORS = range(16002, 17002)
 _LOCAL_PORTS = range(20000, 30000)
 _PROGRAM = "program/run.py"
+TEMPORARY = "tmp"  # below the folder of a run
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ def environment(inputs: Inputs, user: str, folder: str, ambient: Mapping[str, st
         "RPICLUSTER_CONNECTION": f"{folder}/connection.json",
         "RPICLUSTER_PYTHON": node.python,
         # A home may be read-only there: caches belong to the run.
-        "TMPDIR": f"{folder}/tmp",
+        "TMPDIR": f"{folder}/{TEMPORARY}",
         "XDG_CACHE_HOME": f"{folder}/cache",
         "R_USER_CACHE_DIR": f"{folder}/cache",
     }
@@ -225,7 +226,7 @@ def _submit(inputs: Inputs, user: str, order: Order, folder: str, *more: tuple[s
         *MODULE_FLAGS,
         daemon_units.IPV4,
         daemon_units.marker(inputs, inputs.manager, order.id),
-        f"-Djava.io.tmpdir={folder}/tmp",
+        f"-Djava.io.tmpdir={folder}/{TEMPORARY}",
         f"-Drpicluster.log={folder}/driver.log",
         f"-Dlog4j2.configurationFile={node.paths.conf}/spark/log4j2-driver.properties",
         "-cp",

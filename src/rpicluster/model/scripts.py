@@ -1,4 +1,4 @@
-"""What a script needs before it can run: its language, its packages, and which door to Spark it uses. Pure."""
+"""What a script needs before it can run: its language, its packages, its door to Spark. Pure."""
 
 import ast
 import re
@@ -30,7 +30,7 @@ class Language(StrEnum):
 
 
 class Door(StrEnum):
-    """How a script reaches Spark: a Connect door of its run, a PySpark driver that starts it, or not at all."""
+    """How a script reaches Spark: a Connect door of its run, a PySpark driver around it, or not at all."""
 
     CONNECT = "connect"
     SUBMIT = "submit"
@@ -144,7 +144,8 @@ walk <- function(x) {
       names <- names(rest)
       by_name <- if (is.null(names)) rep("", length(rest)) else names
       only <- rest[by_name == "character.only"]
-      quoted <- f %in% loads[3:5] || (length(only) > 0 && !identical(only[[1]], FALSE) && !identical(only[[1]], quote(F)))
+      never <- length(only) == 0 || identical(only[[1]], FALSE) || identical(only[[1]], quote(F))
+      quoted <- f %in% loads[3:5] || !never
       at <- which(by_name == "package")
       if (!length(at)) at <- which(by_name == "")
       help <- any(by_name %in% c("help", "lib.loc")) && !length(at)
@@ -154,7 +155,9 @@ walk <- function(x) {
       }
     }
   }
-  if (is.recursive(x) && !is.environment(x)) for (i in seq_along(x)) if (!identical(x[[i]], quote(expr = ))) walk(x[[i]])
+  if (is.recursive(x) && !is.environment(x)) {
+    for (i in seq_along(x)) if (!identical(x[[i]], quote(expr = ))) walk(x[[i]])
+  }
 }
 walk(parsed)
 for (one in found) cat(one, sep = "\t", fill = FALSE, "\n")
@@ -175,7 +178,7 @@ def r_needs_from_parser(answer: str, name: str) -> Needs:
 
 
 def r_needs_from_text(source: str) -> Needs:
-    """Return the packages that patterns find in an R script; comments and other text in quotes are left out."""
+    """Return the packages that patterns find in an R script; comments and text in quotes are left out."""
     strict: set[str] = set()
     asked: set[str] = set()
     for line in _without_comments(source):

@@ -34,8 +34,8 @@ def kit_id(python: str, machine: str) -> str:
     """
     if tuple(map(int, python.split("."))) < OLDEST or machine not in _MACHINES:
         raise UsageError(
-            f"R scripts that reach Spark need Python {'.'.join(map(str, OLDEST))} or newer on x86_64 or aarch64 "
-            f"on the manager, which has Python {python} on {machine}",
+            f"R scripts that reach Spark need Python {'.'.join(map(str, OLDEST))} or newer on x86_64 or "
+            f"aarch64 on the manager, which has Python {python} on {machine}",
             hint="write a newer system to its card; scripts with PySpark run as they are",
         )
     digest = hashlib.sha256(f"1 {python} {machine} {' '.join(_requirements())}".encode())
@@ -45,7 +45,7 @@ def kit_id(python: str, machine: str) -> str:
 
 
 def ensure_kit(python: str, machine: str, *, report: Callable[[str], None]) -> Path:
-    """Return the archive of a kit, fetched if it is not in the cache. Raises RuntimeFetchError, UsageError."""
+    """Return the archive of a kit, fetched if it is not there. Raises RuntimeFetchError, UsageError."""
     folder = store.runtimes_dir().parent / "kits"
     path = folder / f"{kit_id(python, machine)}.tar"
     if path.exists():

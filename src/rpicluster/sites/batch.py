@@ -3,8 +3,6 @@
 import json
 import os
 import re
-import shutil
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -16,43 +14,20 @@ from typing import IO, Any
 from rpicluster.design import batch
 from rpicluster.design.inputs import Inputs
 from rpicluster.errors import RpiclusterError, Unreachable, UsageError
-from rpicluster.model.scripts import (
-    R_PARSER,
-    Door,
-    Language,
-    Needs,
-    door_of,
-    language_of,
-    python_needs,
-    r_needs_from_parser,
-    r_needs_from_text,
-)
+from rpicluster.model.scripts import Door, Language
 from rpicluster.nodes.local.state import write_file
 from rpicluster.nodes.runs import results
 from rpicluster.nodes.runs.channel import Channel, Machine, RunRefused, answer, program
+from rpicluster.sites.batch_checks import Script, Seen, require_packages, require_room
 
-_PARSE_S = 60.0
 _RETRY_S = (1.0, 2.0, 5.0, 10.0)
 LOST_CONTACT_S = 600.0  # a laptop that wakes up needs its network first
-SPARE_MIB = 256
-SCRIPT_MIB = 256  # a script itself, beside its driver
 _SUBMIT_TRIES = 9
 # Of the control machine's environment, on a local cluster: where a person's packages and settings are.
 _AMBIENT = ("HOME", "USER", "LOGNAME", "PATH", "TZ", "R_LIBS", "R_LIBS_USER", "R_LIBS_SITE", "PYTHONPATH")
 _RUN = re.compile(r"run-[0-9]{8}-[0-9]{6}(-[0-9]+)?")
 FINAL = frozenset({"ended", "failed", "killed", "lost"})
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Script:
-    """A script as it is on this machine: what it is, what it takes along, and what it needs."""
-
-    path: Path
-    language: Language
-    needs: Needs
-    door: Door
-    files: Mapping[str, Path]
 
 
 @dataclass(frozen=True)
@@ -88,53 +63,6 @@ def is_run(name: str) -> bool:
     return _RUN.fullmatch(name) is not None
 
 
-def read_script(path: Path, declared: tuple[Path, ...] = ()) -> Script:
-    """Look at a script and say what it needs; starts nothing. Raises UsageError with what is wrong, where."""
-    if not path.exists():
-        raise UsageError(f"there is no script {path}", hint=f"ls {path.parent}")
-    if not path.is_file():
-        raise UsageError(f"{path} is no file")
-    language = language_of(path.name)
-    if not re.fullmatch(r"[^/\x00-\x1f\x7f]{1,200}", path.name) or path.name.startswith("-"):
-        raise UsageError(
-            f"{path.name!r} is no name that a command takes", hint="letters, digits, dots, dashes"
-        )
-    try:
-        source = path.read_bytes().decode()
-    except UnicodeDecodeError as error:
-        raise UsageError(
-            f"{path} is not UTF-8 text: {error.reason} at byte {error.start}",
-            hint=f"iconv -f latin1 -t utf-8 {path}",
-        ) from error
-    files_there = results.files_of(path, declared)
-    if language is Language.R:
-        needs = _r_needs(path, source)
-    else:
-        own = frozenset(name.split("/")[0].removesuffix(".py") for name in files_there)
-        needs = python_needs(source, str(path), own)
-    return Script(path, language, needs, door_of(language, needs), files_there)
-
-
-def _r_needs(path: Path, source: str) -> Needs:
-    rscript = shutil.which("Rscript")
-    if rscript is None:
-        return r_needs_from_text(source)
-    done = subprocess.run(
-        [rscript, "--vanilla", "-e", R_PARSER, str(path.absolute())],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        errors="replace",
-        env={**os.environ, "LC_ALL": "C.UTF-8"},
-        timeout=_PARSE_S,
-        check=False,
-    )
-    if done.returncode != 0:  # an R that does not work here may do so on the manager
-        return r_needs_from_text(source)
-    return r_needs_from_parser(done.stdout, str(path))
-
-
 class Runs:
     """The runs of one user of a cluster."""
 
@@ -167,8 +95,9 @@ class Runs:
         inputs = self._inputs()
         places = batch.places(inputs)
         here = self._survey(inputs, script)
-        self._require_packages(script, here)
-        self._require_room(places, script, here)
+        seen = Seen(self.machine.name, self._is_local, inputs.node(inputs.manager).python, here)
+        require_packages(script, seen)
+        require_room(places, script, seen)
         kit = self._kit(script, here, say)
         order = batch.Order("", script.path.name, arguments, script.language, script.door, time.time())
         order = self._submit(inputs, script, order, here, kit)
@@ -216,58 +145,8 @@ class Runs:
             environment=environment,
         )
 
-    def _require_packages(self, script: Script, here: Mapping[str, Any]) -> None:
-        where = "this machine" if self._is_local else self.machine.name
-        if script.language is Language.R and not here["rscript"]:
-            raise UsageError(
-                f"there is no R on {where}, and {script.path.name} is an R script; nothing was started",
-                hint=self._r_hint(script.needs.packages),
-            )
-        missing = [name for name in script.needs.packages if name in here.get("missing", ())]
-        if missing:
-            named = ", ".join(missing)
-            kind = "the R package" if script.language is Language.R else "the Python module"
-            raise UsageError(
-                f"{script.path.name} needs {kind}{'s' if len(missing) > 1 else ''} {named}, and {where} does "
-                f"not have {'them' if len(missing) > 1 else 'it'}; nothing was started",
-                hint=self._r_hint(missing) if script.language is Language.R else self._python_hint(missing),
-            )
-        if script.door is Door.CONNECT and script.language is Language.R and not here["shared_python"]:
-            raise UsageError(
-                f"R on {where} cannot load Python {here['python']} without its shared library; nothing was started",
-                hint=f"rpicluster ssh {where} sudo apt-get install -y libpython{here['python']}",
-            )
-
-    def _r_hint(self, names: tuple[str, ...] | list[str]) -> str:
-        listed = ", ".join(name for name in names if name != "rpicluster")
-        if self._is_local:
-            if "rpicluster" in names:
-                return "rpicluster r-install"
-            return f"""Rscript -e 'install.packages(c({", ".join(f'"{name}"' for name in names)}))'"""
-        return f"write `r: {{packages: [{listed}]}}` in cluster.yml, then: rpicluster up"
-
-    def _python_hint(self, names: list[str]) -> str:
-        if self._is_local:
-            return f"{self._inputs().node(self.machine.name).python} -m pip install {' '.join(names)}"
-        listed = " ".join(f"python3-{name.lower().replace('_', '-')}" for name in names)
-        return f"rpicluster ssh {self.machine.name} sudo apt-get install -y {listed}"
-
-    def _require_room(self, places: batch.Places, script: Script, here: Mapping[str, Any]) -> None:
-        running = tuple(here["running"])
-        if self._is_local and len(running) >= places.for_runs or not places.for_runs:
-            raise UsageError(places.refusal(running), hint=places.hint(running))
-        driver_mib = 0 if script.door is Door.NONE else places.driver_mib
-        wanted = driver_mib + SCRIPT_MIB + SPARE_MIB
-        if here["available_mib"] < wanted:
-            raise UsageError(
-                f"{places.manager} has {here['available_mib']} MiB of memory available, and this run needs "
-                f"{wanted} MiB: its driver {driver_mib} + the script {SCRIPT_MIB} + {SPARE_MIB} that stay free; "
-                "nothing was started",
-                hint="rpicluster jobs list",
-            )
-
     def _kit(self, script: Script, here: Mapping[str, Any], say: Say) -> str:
-        """Return the folder of Python packages on the manager; "" where its Python has them, or needs none."""
+        """Return the folder of Python packages on the manager; "" where none are needed."""
         if self._is_local or script.door is not Door.CONNECT:
             return ""
         from rpicluster.runtime import kit

@@ -1,5 +1,6 @@
 """The manager of a local cluster: this machine."""
 
+import contextlib
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ _END_S = 5.0
 
 
 class LocalMachine:
-    """This machine; everything runs as the user whose cluster it is."""
+    """The machine we are on; everything runs as the user whose cluster it is."""
 
     def __init__(self, name: str, python: str) -> None:
         """Stand for the node `name`, whose programs run on `python`."""
@@ -49,11 +50,5 @@ class LocalMachine:
                 process.wait()
                 for pipe in (process.stdin, process.stdout):
                     if pipe is not None:
-                        _close(pipe)
-
-
-def _close(pipe: object) -> None:
-    import contextlib
-
-    with contextlib.suppress(OSError):  # a broken pipe has nothing left to say
-        pipe.close()  # type: ignore[attr-defined]
+                        with contextlib.suppress(OSError):  # a broken pipe has nothing left to say
+                            pipe.close()

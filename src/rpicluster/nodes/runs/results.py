@@ -7,16 +7,24 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Protocol, cast
 
 from rpicluster.errors import TransferError, UsageError
 
 _BLOCK_BYTES = 1 << 20
 
 
+class Readable(Protocol):
+    """What an archive comes from."""
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Return the next bytes, none at the end."""
+        ...
+
+
 @dataclass(frozen=True)
 class Brought:
-    """What came home: where it stands, how much it is, and what was left there because it is no plain file."""
+    """What came home: where it stands, how much it is, and what was left: it is no plain file."""
 
     folder: Path
     files: int
@@ -87,7 +95,7 @@ def blocks(file: IO[bytes]) -> Iterator[bytes]:
         yield block
 
 
-def bring_home(archive: IO[bytes], target: Path) -> Brought:
+def bring_home(archive: Readable, target: Path) -> Brought:
     """Unpack an archive into the new folder `target`, which is there whole or not at all.
 
     Only plain files and folders come: links and the like are left, and named. Raises TransferError for an
@@ -99,7 +107,7 @@ def bring_home(archive: IO[bytes], target: Path) -> Brought:
     fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
         count, total, left = 0, 0, []
-        with tarfile.open(fileobj=archive, mode="r|") as members:
+        with tarfile.open(fileobj=cast("IO[bytes]", archive), mode="r|") as members:
             for member in members:
                 _require_inside(member.name)
                 if member.isdir():

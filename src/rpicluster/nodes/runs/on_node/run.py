@@ -1,9 +1,9 @@
 """Runs on the manager beside one script: starts its driver, keeps its log, writes down how it ended.
 
-`python3 run.py FOLDER`; FOLDER/run.json says what to run. The folder `keeper` beside this file has the modules
-of the session's keeper. Needs Python 3.8. In FOLDER it writes `state.json`, `log` (what the script says),
-`driver.out`, `end` (how it ended: its blocks are taken at the start, so a full disk does not lose it) and
-holds `lock` while it lives.
+`python3 run.py FOLDER`; FOLDER/run.json says what to run. The folder `keeper` beside this file has the
+modules of the session's keeper. Needs Python 3.8. In FOLDER it writes `state.json`, `log` (what the script
+says), `driver.out`, `end` (how it ended: its blocks are taken at the start, so a full disk does not lose it)
+and holds `lock` while it lives.
 """
 
 import errno

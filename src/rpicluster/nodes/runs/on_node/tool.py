@@ -237,7 +237,7 @@ def submit(question):
     except OSError as problem:
         shutil.rmtree(fresh, ignore_errors=True)
         if problem.errno in (errno.ENOTEMPTY, errno.EEXIST):
-            raise Refused("a run %s is there already" % question["id"])
+            raise Refused("a run %s is there already" % question["id"]) from None
         raise
     return {"id": question["id"]}
 
@@ -395,7 +395,7 @@ def follow(question):
         now = time.monotonic()
         if over:
             tell({"end": about})
-            return None
+            return
         if about.get("waiting_for") != waiting or now - said_at > HEARTBEAT_S:
             waiting, said_at = about.get("waiting_for"), now
             tell({"state": about["state"], "waiting_for": waiting})
@@ -423,7 +423,7 @@ def tell(document):
 
 
 def fetch(question):
-    """Print what is in the folder `results` as an archive; links go as links, whoever unpacks refuses them."""
+    """Print what is in the folder `results` as an archive; links go as links: who unpacks leaves them."""
     folder = os.path.join(folder_of(question), "work", "results")
     if os.path.islink(folder) or not os.path.isdir(folder):
         raise Refused("the script has replaced its folder `results` by something else; nothing is fetched")
