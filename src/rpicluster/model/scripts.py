@@ -3,6 +3,7 @@
 import ast
 import re
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -48,10 +49,10 @@ class Needs:
 
 def language_of(name: str) -> Language:
     """Return the language by the name's ending; raises UsageError for another one."""
-    ending = name.rpartition(".")[2]
-    if ending in ("R", "r"):
+    stem, _, ending = name.rpartition(".")
+    if stem and ending in ("R", "r"):
         return Language.R
-    if ending == "py":
+    if stem and ending == "py":
         return Language.PYTHON
     raise UsageError(f"{name} is neither an R script nor a Python script", hint="name it NAME.R or NAME.py")
 
@@ -112,8 +113,8 @@ def _modules(node: ast.AST) -> list[str]:
     return []
 
 
-# Walks the parsed script; prints a line `name<TAB>0|1` for each package, 1 for one that the script only asks
-# for (requireNamespace), or `!LINE: words` where it is no R.
+# Walks the parsed script; prints a line `name<TAB>loaded|asked|used` for each package: by library(), by
+# requireNamespace(), by `::`; or `!LINE: words` where it is no R.
 R_PARSER = r"""
 arguments <- commandArgs(TRUE)
 parsed <- tryCatch(parse(arguments[[1]], keep.source = FALSE, encoding = "UTF-8"), error = identity)
@@ -122,7 +123,7 @@ if (inherits(parsed, "error")) {
   quit(status = 0)
 }
 found <- list()
-note <- function(name, optional) found[[length(found) + 1]] <<- c(name, if (optional) "1" else "0")
+note <- function(name, how) found[[length(found) + 1]] <<- c(name, how)
 name_of <- function(x, quoted) {
   if (is.character(x) && length(x) == 1) x else if (is.name(x) && !quoted) as.character(x)
 }
@@ -136,7 +137,7 @@ walk <- function(x) {
     }
     f <- if (is.name(head)) as.character(head) else ""
     if (f %in% c("::", ":::") && length(x) == 3) {
-      note(as.character(x[[2]]), FALSE)
+      note(as.character(x[[2]]), "used")
       return(invisible())
     }
     if (f %in% loads && length(x) > 1) {
@@ -151,7 +152,7 @@ walk <- function(x) {
       help <- any(by_name %in% c("help", "lib.loc")) && !length(at)
       if (length(at) && !help) {
         name <- name_of(rest[[at[[1]]]], quoted)
-        if (!is.null(name)) note(name, f %in% c("require", "requireNamespace"))
+        if (!is.null(name)) note(name, if (f == "requireNamespace") "asked" else "loaded")
       }
     }
   }
@@ -166,31 +167,34 @@ for (one in found) cat(one, sep = "\t", fill = FALSE, "\n")
 
 def r_needs_from_parser(answer: str, name: str) -> Needs:
     """Return what R's own parser found, see R_PARSER. Raises UsageError for a script that does not parse."""
-    strict: set[str] = set()
-    asked: set[str] = set()
+    found: dict[str, set[str]] = {"loaded": set(), "asked": set(), "used": set()}
     for line in answer.splitlines():
         if line.startswith("!"):
             raise UsageError(f"{name}:{line[1:].strip()}; it is no R, and nothing was started")
-        package, _, optional = line.partition("\t")
-        if re.fullmatch(R_NAME, package) and package not in R_ITSELF:
-            (asked if optional.strip() == "1" else strict).add(package)
-    return Needs(tuple(sorted(strict)), tuple(sorted(asked - strict)))
+        package, _, how = line.partition("\t")
+        if re.fullmatch(R_NAME, package) and how.strip() in found:
+            found[how.strip()].add(package)
+    return _r_needs(found, exact=True)
+
+
+def _r_needs(found: Mapping[str, set[str]], *, exact: bool) -> Needs:
+    """Return what is needed: `::` behind a question whether the package is there is as optional as that."""
+    needed = (found["loaded"] | (found["used"] - found["asked"])) - R_ITSELF
+    return Needs(tuple(sorted(needed)), tuple(sorted(found["asked"] - needed - R_ITSELF)), exact)
 
 
 def r_needs_from_text(source: str) -> Needs:
     """Return the packages that patterns find in an R script; comments and text in quotes are left out."""
-    strict: set[str] = set()
-    asked: set[str] = set()
+    found: dict[str, set[str]] = {"loaded": set(), "asked": set(), "used": set()}
     for line in _without_comments(source):
         for match in _R_CALL.finditer(line):
             function, bare = match[1], match[4]
             if bare and (function in _R_QUOTED_ONLY or _CHARACTER_ONLY.search(line)):
                 continue
-            optional = function in ("require", "requireNamespace")
-            (asked if optional else strict).add(match[2] or match[3] or bare)
-        strict |= {match[1] for match in _R_COLONS.finditer(_without_strings(line))}
-    strict -= R_ITSELF
-    return Needs(tuple(sorted(strict)), tuple(sorted(asked - strict - R_ITSELF)), exact=False)
+            how = "asked" if function == "requireNamespace" else "loaded"
+            found[how].add(match[2] or match[3] or bare)
+        found["used"] |= {match[1] for match in _R_COLONS.finditer(_without_strings(line))}
+    return _r_needs(found, exact=False)
 
 
 def _without_comments(source: str) -> list[str]:

@@ -158,6 +158,7 @@ def require_room(places: batch.Places, script: Script, seen: Seen) -> None:
     if have < wanted:
         raise UsageError(
             f"{places.manager} has {have} MiB of memory available, and this run needs {wanted} MiB: its "
-            f"driver {driver_mib} + the script {SCRIPT_MIB} + {SPARE_MIB} that stay free; nothing was started",
+            f"driver {driver_mib} + the script {SCRIPT_MIB} + {SPARE_MIB} that stay free; nothing "
+            "was started",
             hint="rpicluster jobs list",
         )
