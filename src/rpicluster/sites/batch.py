@@ -13,7 +13,7 @@ from typing import IO, Any
 
 from rpicluster.design import batch
 from rpicluster.design.inputs import Inputs
-from rpicluster.errors import RpiclusterError, Unreachable, UsageError
+from rpicluster.errors import RemoteCommandFailed, RpiclusterError, Unreachable, UsageError
 from rpicluster.model.scripts import Door, Language
 from rpicluster.nodes.local.state import write_file
 from rpicluster.nodes.runs import results
@@ -23,6 +23,7 @@ from rpicluster.sites.batch_checks import Script, Seen, require_packages, requir
 _RETRY_S = (1.0, 2.0, 5.0, 10.0)
 LOST_CONTACT_S = 600.0  # a laptop that wakes up needs its network first
 _SUBMIT_TRIES = 9
+_BY_A_SIGNAL = 128  # a manager that shuts down ends the program that shows the log
 # Of the control machine's environment, on a local cluster: where a person's packages and settings are.
 _AMBIENT = ("HOME", "USER", "LOGNAME", "PATH", "TZ", "R_LIBS", "R_LIBS_USER", "R_LIBS_SITE", "PYTHONPATH")
 _RUN = re.compile(r"run-[0-9]{8}-[0-9]{6}(-[0-9]+)?")
@@ -250,7 +251,9 @@ class Runs:
                     if "end" in document:
                         return _record(document["end"])
                 raise Unreachable(f"{self.machine.name} went silent")
-            except Unreachable as error:
+            except (Unreachable, RemoteCommandFailed) as error:
+                if isinstance(error, RemoteCommandFailed) and error.status < _BY_A_SIGNAL:
+                    raise
                 lost_at = lost_at or time.monotonic()
                 if time.monotonic() - lost_at > LOST_CONTACT_S:
                     raise Unreachable(

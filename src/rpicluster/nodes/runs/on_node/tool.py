@@ -22,6 +22,7 @@ import time
 
 END_S = 25.0
 STARTED_S = 15.0
+START_WITHIN_S = 120.0
 FOLLOW_POLL_S = 0.2
 HEARTBEAT_S = 5.0
 BLOCK_BYTES = 65536
@@ -93,8 +94,11 @@ def look(folder):
     about["results"] = counted(os.path.join(folder, "work", "results"))
     if not end and not alive:
         about["exit_code"] = None
-        if not state:
+        if not state and time.time() - os.stat(folder).st_mtime < START_WITHIN_S:
             about["state"] = "submitted"
+        elif not state:
+            about["state"] = "lost"
+            about["reason"] = "it was sent, and its client ended before it was started"
         elif state.get("boot_id") != boot_id():
             about["state"] = "lost"
             about["ended_at"] = booted_at()
@@ -233,7 +237,11 @@ def submit(question):
         os.makedirs(os.path.join(fresh, "work", "results"), 0o700, exist_ok=True)
         for name in ("tmp", "cache", "driver"):
             os.makedirs(os.path.join(fresh, name), 0o700, exist_ok=True)
+        os.utime(fresh)
         os.rename(fresh, os.path.join(root, question["id"]))
+    except Refused:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise
     except OSError as problem:
         shutil.rmtree(fresh, ignore_errors=True)
         if problem.errno in (errno.ENOTEMPTY, errno.EEXIST):
