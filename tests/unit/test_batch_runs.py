@@ -1,5 +1,6 @@
 """A run's whole life on this machine: the very programs that a manager runs, and no cluster."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -16,7 +17,7 @@ import batch_here
 from batch_here import runs_in, silent, start
 
 from rpicluster.design import batch
-from rpicluster.errors import RpiclusterError, UsageError
+from rpicluster.errors import RpiclusterError, Unreachable, UsageError
 
 COUNT = """
 import time
@@ -266,3 +267,81 @@ def test_results_replaced_by_a_link_are_not_followed(runs, tmp_path):
     with pytest.raises(RpiclusterError, match="replaced its folder `results`"):
         runs.fetch(run, tmp_path / "home")
     assert not (tmp_path / "home").exists()
+
+
+def test_a_client_that_was_put_to_sleep_shows_all_of_it_when_it_wakes(tmp_path, runs):
+    client = subprocess.Popen(
+        [sys.executable, batch_here.__file__, str(tmp_path), COUNT],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    first = client.stdout.readline()
+    client.send_signal(signal.SIGSTOP)
+    until(lambda: runs.all()[0].is_final, "the script's end")
+    client.send_signal(signal.SIGCONT)
+    rest, _ = client.communicate(timeout=60)
+    assert (first + rest).decode().splitlines() == [f"line {number}" for number in range(12)]
+
+
+class Breaking:
+    """A machine whose connection breaks again and again, in the middle of an answer too."""
+
+    def __init__(self, machine, broken: int) -> None:
+        self.name, self._machine, self.broken = machine.name, machine, broken
+
+    @contextlib.contextmanager
+    def channel(self, *, as_root=False):
+        with self._machine.channel(as_root=as_root) as channel:
+            if self.broken:
+                self.broken -= 1
+                if self.broken % 2:
+                    raise Unreachable("pi1 does not answer")
+                documents = channel.documents
+
+                def cut(**more):
+                    yield next(documents(**more))
+                    raise Unreachable("the connection to pi1 broke")
+
+                channel.documents = cut
+            yield channel
+
+
+def test_a_connection_that_breaks_is_made_again_from_the_same_place(tmp_path, runs, monkeypatch):
+    monkeypatch.setattr("rpicluster.sites.batch._RETRY_S", (0.1,))
+    run = start(runs, tmp_path, COUNT)
+    runs.machine = Breaking(runs.machine, broken=5)
+    said, talk = [], []
+    record = runs.follow(run, show=said.append, say=talk.append)
+    assert b"".join(said).decode().splitlines() == [f"line {number}" for number in range(12)]
+    assert record.exit_code == 5
+    assert f"{run} goes on there, trying again" in talk[0]
+    assert "the connection is back" in talk
+
+
+def test_a_connection_that_stays_away_says_how_to_come_back(tmp_path, runs, monkeypatch):
+    monkeypatch.setattr("rpicluster.sites.batch._RETRY_S", (0.1,))
+    monkeypatch.setattr("rpicluster.sites.batch.LOST_CONTACT_S", 0.5)
+    run = start(runs, tmp_path, WAIT)
+    kept, runs.machine = runs.machine, Breaking(runs.machine, broken=1001)
+    runs.machine.channel = _never
+    with pytest.raises(Unreachable) as lost:
+        runs.follow(run, show=silent, say=silent)
+    runs.machine = kept
+    assert f"{run} goes on there" in lost.value.message
+    assert lost.value.hint == f"rpicluster jobs attach {run}"
+
+
+def _never(**_):
+    raise Unreachable("pi1 does not answer")
+
+
+def test_what_was_sent_and_never_started_is_no_run_that_somebody_waits_for(tmp_path, runs):
+    run = start(runs, tmp_path, "print(1)")
+    watched(runs, run)
+    folder = Path(runs._root) / run
+    for name in ("state.json", "end", "lock"):
+        (folder / name).unlink()
+    assert runs.one(run).state == "submitted"
+    os.utime(folder, (1, 1))
+    assert runs.one(run).state == "lost"
+    assert "ended before it was started" in runs.one(run).reason
