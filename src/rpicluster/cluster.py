@@ -1,6 +1,7 @@
 """The facade: one cluster, from its spec to its answers. The command line and the demo call nothing else."""
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
     from rpicluster.services.transport import Transport
     from rpicluster.services.webhdfs import WebHdfs
     from rpicluster.services.yarn import Yarn
+    from rpicluster.sites.batch import Runs
     from rpicluster.sites.doors import Doors
 
 SSH_CONFIG_FILE = "ssh_config"
@@ -365,9 +367,13 @@ class Cluster:
 
     @property
     def connection(self) -> "Connection":
-        """Where the session is; raises UsageError before the first `up`."""
-        from rpicluster.services.connect.connection import Connection
+        """Where the session is, in a script that `run` started its own; UsageError before the first `up`."""
+        from rpicluster.services.connect.connection import VARIABLE, Connection
 
+        if os.environ.get(VARIABLE) and os.environ.get("RPICLUSTER_UNIT", "").startswith(
+            f"{self.placement.cluster_id}/"
+        ):
+            return Connection.load(Path(os.environ[VARIABLE]))
         return Connection.load(self.connection_path)
 
     def open_door(self) -> None:
@@ -488,6 +494,23 @@ class Cluster:
 
         logs = application_logs(self.yarn, self.webhdfs, application, directory=layout.CONTAINER_LOGS)
         return as_text(logs)
+
+    @property
+    def runs(self) -> "Runs":
+        """The scripts of this user that the manager runs by itself."""
+        from rpicluster.design.batch import runs_directory
+        from rpicluster.sites.batch import Runs
+
+        self._require_applied()
+        paths = self.placement.nodes[self.spec.manager.name].paths
+        return Runs(
+            self.site.runs_machine(),
+            user=self.login,
+            root=runs_directory(paths, self.login),
+            state=self.site.directory,
+            inputs=lambda: Inputs.checked(self.site.spec, self.sizes, self.placement),
+            is_local=self.spec.is_local,
+        )
 
     def _url(self, port: str) -> str:
         manager = self.placement.nodes[self.spec.manager.name]

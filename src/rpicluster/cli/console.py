@@ -44,6 +44,16 @@ class Console:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise SystemExit(0) from None
 
+    def raw(self, block: bytes) -> None:
+        """Print bytes as they are, to stdout, at once; ends the program where nobody reads on."""
+        try:
+            sys.stdout.flush()
+            sys.stdout.buffer.write(block)
+            sys.stdout.buffer.flush()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise SystemExit(0) from None
+
     def document(self, document: dict[str, Any]) -> None:
         """Print one JSON document with its schema number, to stdout."""
         self.data(json.dumps({"schema": 1, **document}, indent=2, ensure_ascii=False, default=str))

@@ -25,6 +25,7 @@ from rpicluster.sites.site import Report
 
 if TYPE_CHECKING:
     from rpicluster.nodes.local.engine import LocalPlace
+    from rpicluster.nodes.runs.channel import Machine
     from rpicluster.services.connect.connection import Connection
     from rpicluster.services.transport import Transport
 
@@ -185,6 +186,13 @@ class LocalSite:
         )
         connection.save(Path(layout.connection_file(manager.paths, login)))
         return connection
+
+    def runs_machine(self) -> "Machine":
+        """Return this machine."""
+        from rpicluster.nodes.runs.local import LocalMachine
+
+        name = self.spec.manager.name
+        return LocalMachine(name, self.placement.nodes[name].python)
 
     def _make_token(self) -> None:
         from rpicluster.session.connect_token import create_token

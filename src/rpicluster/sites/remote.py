@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rpicluster.design import layout
+from rpicluster.design import batch, layout
 from rpicluster.design.accounts import hdfs_directories
 from rpicluster.design.inputs import Inputs
 from rpicluster.design.plan import Plan
@@ -42,7 +42,10 @@ from rpicluster.sites.remote_plan import RemotePlan
 from rpicluster.sites.site import Report
 
 if TYPE_CHECKING:
+    from rpicluster.nodes.runs.channel import Machine
     from rpicluster.services.connect.connection import Connection
+
+RUN_UNITS = batch.unit_name("run-*")  # systemctl takes a pattern for units that it has loaded
 
 
 class RemoteSite(RemotePlan):
@@ -241,10 +244,18 @@ class RemoteSite(RemotePlan):
         self._complain(self.place.start(self.place.started_units(self.look)), "started")
 
     def stop(self) -> None:
-        """Stop every daemon."""
+        """End the runs and stop every daemon."""
+        self._end_runs()
         failed = self.place.stop(self.place.started_units(self.look))
         self.tunnel.end()
         self._complain(failed, "stopped")
+
+    def _end_runs(self) -> None:
+        """End the scripts that run on the manager; where it does not answer, they are not ours to end."""
+        if self.manager not in self.look.errors:
+            self.place.nodes.root(
+                self.manager, ["systemctl", "stop", RUN_UNITS], deadline_s=batch.STOP_TIMEOUT_S + 20.0
+            )
 
     def _complain(self, failed: dict[str, RpiclusterError], what: str) -> None:
         errors = {**self.look.errors, **failed}
@@ -275,6 +286,7 @@ class RemoteSite(RemotePlan):
             self._lease("rpicluster destroy"),
         ):
             self._settle()
+            self._end_runs()
             self.tunnel.end()
             left, failed = take_away(self.place.nodes, self.state, self._machines, report=report)
             left_too, failed_too = self.leaving.take_all_away(report=report)
@@ -351,6 +363,12 @@ class RemoteSite(RemotePlan):
             tunnelled=True,
             sparklyr=SparklyrDoor.at(gateway.first_port, gateway.version) if gateway else None,
         )
+
+    def runs_machine(self) -> "Machine":
+        """Return the manager."""
+        from rpicluster.nodes.runs.remote import RemoteMachine
+
+        return RemoteMachine(self.place.nodes, self.manager, self.placement.login)
 
 
 def _make_key(path: Path) -> None:

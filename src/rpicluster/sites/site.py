@@ -15,6 +15,7 @@ from rpicluster.model.spec import ClusterSpec
 from rpicluster.sites.gateway import GatewayChoice
 
 if TYPE_CHECKING:
+    from rpicluster.nodes.runs.channel import Machine
     from rpicluster.runtime import store
     from rpicluster.services.connect.connection import Connection
     from rpicluster.services.transport import Transport
@@ -118,4 +119,8 @@ class Site(Protocol):
 
     def connection(self, name: str, runtime: "store.Runtime | None") -> "Connection":
         """Return how programs reach the session."""
+        ...
+
+    def runs_machine(self) -> "Machine":
+        """Return the manager as runs see it."""
         ...

@@ -32,6 +32,11 @@ class Stream:
         self._what = what
 
     @property
+    def process(self) -> "subprocess.Popen[bytes]":
+        """The ssh that carries it, for who reads bytes and not lines."""
+        return self._process
+
+    @property
     def stdin(self) -> IO[bytes]:
         """Where bytes go in; close it to say that there are no more."""
         assert self._process.stdin is not None  # noqa: S101  opened as a pipe

@@ -1,0 +1,286 @@
+"""A run: one script with a driver and an application of its own, on the manager, without the control machine.
+
+Everything that the manager is told is rendered here; `nodes/runs/on_node` has the programs that read it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rpicluster.design import daemon_units, jvm, layout
+from rpicluster.design.environment_files import variables
+from rpicluster.design.hardening import sandbox
+from rpicluster.design.inputs import LOOPBACK, Inputs
+from rpicluster.design.session_files import CONNECT, MODULE_FLAGS
+from rpicluster.model.facts import NodePaths
+from rpicluster.model.ports import SESSION_PORTS
+from rpicluster.model.scripts import Door, Language
+
+SCHEMA = 1
+START_TIMEOUT_S = 300  # as a session's: a Pi that starts much at once needs minutes
+LOG_LIMIT_BYTES = 64 << 20
+KEEP_NUMBER, KEEP_S = 20, 14 * 86400
+# Above containers: of all that a person can start, their script is what nobody else waits for.
+OOM_SCORE = 600
+TASKS = 4096
+STOP_TIMEOUT_S = 40
+# On loopback, above the sessions' doors and below what outgoing connections take.
+_DOORS = range(16002, 17002)
+_LOCAL_PORTS = range(20000, 30000)
+_PROGRAM = "program/run.py"
+TEMPORARY = "tmp"  # below the folder of a run
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is to be run: a script with its arguments, and the door by which it reaches Spark."""
+
+    id: str
+    script: str
+    arguments: tuple[str, ...]
+    language: Language
+    door: Door
+    submitted_at: float
+
+
+def runs_directory(paths: NodePaths, user: str) -> str:
+    """Return the folder on the manager that holds a user's runs, each in a folder of its own."""
+    return f"{paths.data}/runs-{user}"
+
+
+def unit_name(run: str) -> str:
+    """Return the systemd service of a run."""
+    return layout.systemd_unit(run)
+
+
+@dataclass(frozen=True)
+class Places:
+    """How many drivers the manager holds, and for how many runs there is one."""
+
+    manager: str
+    drivers: int
+    driver_mib: int
+    users: tuple[str, ...]
+
+    @property
+    def for_runs(self) -> int:
+        """Drivers that no warm session needs."""
+        return max(0, self.drivers - len(self.users))
+
+    def refusal(self, running: tuple[str, ...]) -> str:
+        """Return why one more run has no place, with the arithmetic."""
+        terms = [f"{len(self.users)} for the warm {_sessions(self.users)}"]
+        if running:
+            terms.append(f"{len(running)} for {', '.join(running)}")
+        taken = len(self.users) + len(running)
+        return (
+            f"{self.manager} holds {self.drivers} {'driver' if self.drivers == 1 else 'drivers'} of "
+            f"{self.driver_mib} MiB (sessions.max): {' + '.join(terms)} = {taken}, and this run would be "
+            f"number {taken + 1}; nothing was started"
+        )
+
+    def hint(self, running: tuple[str, ...]) -> str:
+        """Return how a place comes about."""
+        more = f"write `sessions: {{max: {self.drivers + 1}}}` in cluster.yml, then: rpicluster up"
+        return f"wait for it: rpicluster jobs attach {running[-1]}; or {more}" if running else more
+
+
+def _sessions(users: tuple[str, ...]) -> str:
+    return f"session of {users[0]}" if len(users) == 1 else f"sessions of {', '.join(users)}"
+
+
+def places(inputs: Inputs) -> Places:
+    """Return the drivers of a cluster; each user's warm session has one whether it runs now or not."""
+    return Places(inputs.manager, inputs.sizes.sessions_max, inputs.sizes.driver.memory_mib, inputs.users)
+
+
+def environment(inputs: Inputs, user: str, folder: str, ambient: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of a script; `ambient` is what its user has beside it, such as HOME."""
+    node = inputs.node(inputs.manager)
+    given = dict(daemon_units.environment(inputs, inputs.manager, user))
+    given |= variables(inputs, inputs.manager)
+    return {
+        **given,
+        **ambient,
+        "PATH": f"{ambient.get('PATH', given['PATH'])}:{node.java_home}/bin:{inputs.runtime}/bin",
+        "PYSPARK_PYTHON": node.python,
+        "PYSPARK_DRIVER_PYTHON": node.python,
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "RPICLUSTER_CONNECTION": f"{folder}/connection.json",
+        "RPICLUSTER_PYTHON": node.python,
+        # A home may be read-only there: caches belong to the run.
+        "TMPDIR": f"{folder}/{TEMPORARY}",
+        "XDG_CACHE_HOME": f"{folder}/cache",
+        "R_USER_CACHE_DIR": f"{folder}/cache",
+    }
+
+
+def order_document(
+    inputs: Inputs,
+    user: str,
+    order: Order,
+    folder: str,
+    *,
+    rscript: str,
+    kit: str,
+    ambient: Mapping[str, str],
+) -> dict[str, Any]:
+    """Return run.json: the script's command, its environment, its driver, and the ports to choose from.
+
+    `kit` is a folder of Python packages for R's way to Spark, "" where this Python has them.
+    """
+    values = environment(inputs, user, folder, ambient)
+    paths = [
+        *([f"{inputs.runtime}/python", *_py4j(inputs)] if order.door is Door.SUBMIT else []),
+        *([kit] if kit else []),
+        *([values["PYTHONPATH"]] if values.get("PYTHONPATH") else []),
+    ]
+    if paths:
+        values["PYTHONPATH"] = ":".join(paths)
+    if order.door is Door.SUBMIT:
+        # Executors have them already; else every run uploads them to HDFS.
+        archives = (f"{inputs.runtime}/python/lib/pyspark.zip", *_py4j(inputs))
+        values["PYSPARK_ARCHIVES_PATH"] = ",".join(f"local:{path}" for path in archives)
+    if order.door is not Door.CONNECT:
+        del values["RPICLUSTER_CONNECTION"]
+    return {
+        "schema": SCHEMA,
+        "id": order.id,
+        "script": order.script,
+        "arguments": list(order.arguments),
+        "language": str(order.language),
+        "door": str(order.door),
+        "user": user,
+        "submitted_at": order.submitted_at,
+        "argv": _script(inputs, user, order, folder, rscript),
+        "environment": dict(sorted(values.items())),
+        "driver": _driver(inputs, user, order, folder) if order.door is Door.CONNECT else [],
+        "ports": _ports(inputs) if order.door is not Door.NONE else {},
+        "connection": _connection(inputs, user, folder),
+        "start_timeout_s": START_TIMEOUT_S,
+        "log_limit_bytes": LOG_LIMIT_BYTES,
+    }
+
+
+def program(inputs: Inputs, folder: str) -> list[str]:
+    """Return the command of the program that stays beside a run."""
+    return [inputs.node(inputs.manager).python, f"{folder}/{_PROGRAM}", folder]
+
+
+def mark(inputs: Inputs, run: str) -> str:
+    """Return by what a run's processes are known as this cluster's, where no systemd knows them."""
+    return f"{inputs.placement.cluster_id}/{inputs.manager}/{run}"
+
+
+def service_properties(user: str, order: Order, folder: str) -> list[tuple[str, str]]:
+    """Return the properties of a run's transient unit: confined as a session is, and first to go."""
+    return [
+        ("Description", f"{order.id} of {user} (rpicluster)"),
+        ("User", user),
+        ("Type", "exec"),
+        ("WorkingDirectory", folder),
+        ("KillMode", "mixed"),
+        ("TimeoutStopSec", str(STOP_TIMEOUT_S)),
+        ("OOMScoreAdjust", str(OOM_SCORE)),
+        ("OOMPolicy", "continue"),
+        ("TasksMax", str(TASKS)),
+        ("LimitNOFILE", "65536"),
+        ("ReadWritePaths", folder),
+        *sandbox(layout.session_unit(user)),
+    ]
+
+
+def _script(inputs: Inputs, user: str, order: Order, folder: str, rscript: str) -> list[str]:
+    script = f"{folder}/work/{order.script}"
+    if order.language is Language.R:
+        return [rscript, script, *order.arguments]
+    if order.door is not Door.SUBMIT:
+        return [inputs.node(inputs.manager).python, script, *order.arguments]
+    return [*_submit(inputs, user, order, folder), script, *order.arguments]
+
+
+def _driver(inputs: Inputs, user: str, order: Order, folder: str) -> list[str]:
+    command = _submit(inputs, user, order, folder, ("spark.connect.grpc.binding.port", "@connect@"))
+    return [*command, "--class", CONNECT.main_class, CONNECT.resource]
+
+
+def _submit(inputs: Inputs, user: str, order: Order, folder: str, *more: tuple[str, str]) -> list[str]:
+    """Return the command of a driver up to what it runs; the program beside it fills in the ports."""
+    node = inputs.node(inputs.manager)
+    conf = {
+        "spark.app.name": f"{order.id} {order.script}",
+        "spark.local.dir": f"{folder}/driver",
+        "spark.sql.warehouse.dir": f"{inputs.hdfs}{layout.home(user)}/.session-tables",
+        "spark.ui.port": "@spark_ui@",
+        "spark.driver.port": "@spark_driver@",
+        "spark.driver.blockManager.port": "@spark_blockmanager@",
+        # Two runs that choose one port at the same time: the second takes the next. On real nodes the
+        # cluster's own number stands in its settings, because the firewall guards as many.
+        **({"spark.port.maxRetries": "16"} if inputs.spec.is_local else {}),
+        **dict(more),
+    }
+    return [
+        f"{node.java_home}/bin/java",
+        *jvm.driver_flags(inputs.sizes.driver.heap_mib),
+        *MODULE_FLAGS,
+        daemon_units.IPV4,
+        daemon_units.marker(inputs, inputs.manager, order.id),
+        f"-Djava.io.tmpdir={folder}/{TEMPORARY}",
+        f"-Drpicluster.log={folder}/driver.log",
+        f"-Dlog4j2.configurationFile={node.paths.conf}/spark/log4j2-driver.properties",
+        "-cp",
+        f"{node.paths.conf}/spark:{node.paths.conf}/hadoop:{inputs.runtime}/jars/*",
+        "org.apache.spark.deploy.SparkSubmit",
+        "--properties-file",
+        f"{node.paths.conf}/{layout.SPARK_DEFAULTS}",
+        *(part for key in sorted(conf) for part in ("--conf", f"{key}={conf[key]}")),
+    ]
+
+
+def _ports(inputs: Inputs) -> dict[str, dict[str, Any]]:
+    """Return where a driver may listen: on real nodes where the firewall guards the sessions' drivers."""
+    address = inputs.node(inputs.manager).address
+    if inputs.spec.is_local:
+        here = list(_LOCAL_PORTS)
+        hosts = {
+            "spark_ui": address,
+            "spark_driver": address,
+            "spark_blockmanager": address,
+            "connect": LOOPBACK,
+        }
+        return {name: {"host": host, "candidates": here} for name, host in hosts.items()}
+    outside = [name for name in SESSION_PORTS if name != "connect"]
+    sessions = {inputs.session_port(user, name) for user in inputs.users for name in outside}
+    found: dict[str, dict[str, Any]] = {}
+    for name in outside:
+        base = inputs.session_port(inputs.users[0], name)
+        # firewall.guarded_ports; half of them, for Spark climbs from here when it must.
+        guarded = range(base + 1, base + len(inputs.executor_ports) // 2)
+        found[name] = {"host": address, "candidates": [port for port in guarded if port not in sessions]}
+    found["connect"] = {"host": LOOPBACK, "candidates": list(_DOORS)}
+    return found
+
+
+def _connection(inputs: Inputs, user: str, folder: str) -> dict[str, Any]:
+    manager = inputs.node(inputs.manager)
+    return {
+        "schema": 1,
+        "cluster": inputs.spec.name,
+        "connect_host": LOOPBACK,
+        "connect_port": 0,
+        "token_file": f"{folder}/token",
+        "proto_path": f"{inputs.runtime}/connect",
+        "user": user,
+        "webhdfs": f"http://{manager.address}:{manager.ports['namenode_http']}",
+        "webhdfs_user": user,
+        "namespace": "rpi.default",
+        "tunnelled": False,
+    }
+
+
+def _py4j(inputs: Inputs) -> tuple[str, ...]:
+    return (f"{inputs.runtime}/python/lib/{PY4J}",)
+
+
+PY4J = "py4j-0.10.9.9-src.zip"  # comes with Spark 4.1.4
