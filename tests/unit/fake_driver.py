@@ -1,10 +1,10 @@
 """A driver for the keeper's tests: a real gRPC server and a real HTTP server in one process, as in Spark's.
 
 Run as `python fake_driver.py DIRECTORY CONNECT_PORT UI_PORT [GATEWAY_PORT]`. A file in DIRECTORY changes
-what it does: `no-ui` closes the UI as a stopped SparkContext does, `slow` delays the door's next answer by its content
-in seconds, `deaf` ignores SIGTERM, `child` starts a process of its own, `dies` ends it at its start with a
-message like Java's; `no-gateway` closes sparklyr's gateway, `stopped` is for its clients a SparkContext that
-was stopped.
+what it does: `no-ui` closes the UI as a stopped SparkContext does, `slow` delays the door's next answer by
+its content in seconds, `deaf` ignores SIGTERM, `child` starts a process of its own, `dies` ends it at its
+start with a message like Java's; `no-gateway` closes sparklyr's gateway, `stopped` is for its clients a
+SparkContext that was stopped.
 """
 
 import http.server
