@@ -71,8 +71,8 @@ def gateway(
 ) -> Iterator[Session]:
     """The shared cluster, with the gateway while these tests run."""
     text = cluster.spec_path.read_text()
-    changed = text.replace("2560M", "2624M").replace("idle_timeout_s: 30", "idle_timeout_s: 30, sparklyr: on")
-    assert changed.count("sparklyr: on") == changed.count("2624M") == 1
+    changed = text.replace("2560M", "2880M").replace("idle_timeout_s: 30", "idle_timeout_s: 30, sparklyr: on")
+    assert changed.count("sparklyr: on") == changed.count("2880M") == 1
     spec = tmp_path_factory.mktemp("gateway") / "cluster.yml"
     spec.write_text(changed)
     found = Cluster.from_file(spec)

@@ -89,7 +89,7 @@ def test_many_questions_are_one_client_and_one_session(gateway: FakeGateway) -> 
     door = door_to(gateway.port)
     assert {door.ask() for _ in range(30)} == {APP}
     assert (gateway.clients, gateway.clients_ever) == (1, 1)
-    assert gateway.knocks == 30, "each round shows that the gateway takes callers in"
+    assert gateway.knocks == 10, "every third round shows that the gateway takes callers in"
     assert asked(gateway, "getOrCreate") == asked(gateway, "sql") == 1
     assert asked(gateway, "isStopped") == 30
 
@@ -203,8 +203,11 @@ def test_a_dead_gateway_is_refused_at_once_and_a_new_one_is_visited_anew(gateway
     door = door_to(gateway.port)
     door.ask()
     gateway.close()
-    with pytest.raises(ProbeFailed, match="Connection refused"):
-        door.ask()
+    for _ in range(2):  # its own connection stands
+        assert door.ask() == APP
+    for _ in range(2):
+        with pytest.raises(ProbeFailed, match="Connection refused"):
+            door.ask()
     successor = FakeGateway(APP, port=gateway.port, life=LIFE)
     try:
         door.close()

@@ -314,7 +314,7 @@ def test_a_gateway_takes_more_of_the_manager_and_the_explanation_says_so() -> No
     on = ClusterSpec.model_validate({**spec.model_dump(), "sessions": {"sparklyr": "on"}})
     with_it, without = size(on, facts), size(spec, facts)
     assert with_it.driver.memory_mib > without.driver.memory_mib
-    assert with_it.driver.heap_mib == without.driver.heap_mib
+    assert with_it.driver.heap_mib >= without.driver.heap_mib
     lines = [line for node in explain(with_it) for line in node.lines if line.label == "session drivers"]
     assert [line.memory_mib for line in lines] == [with_it.sessions_max * with_it.driver.memory_mib]
     assert "sparklyr's gateway" in lines[0].reason

@@ -156,18 +156,22 @@ def unusable() -> sparklyr_jar.SparklyrJar:
     raise SparklyrUnusable("sparklyr 1.8.0 is too old")
 
 
+def nothing(last: Record) -> None:
+    return None
+
+
 def test_auto_is_on_where_this_machine_has_sparklyr_and_off_never_asks() -> None:
-    assert choose(Gateway.AUTO, None, find=lambda: JAR).setting is Gateway.ON
-    assert choose(Gateway.OFF, LAST, find=missing).jar is None
+    assert choose(Gateway.AUTO, None, find=lambda: JAR, bring=nothing).setting is Gateway.ON
+    assert choose(Gateway.OFF, LAST, find=missing, bring=nothing).jar is None
 
 
 @pytest.mark.parametrize("find", [missing, unusable])
 def test_auto_without_a_sparklyr_that_fits_says_so_and_on_is_refused(find) -> None:  # type: ignore[no-untyped-def]
-    choice = choose(Gateway.AUTO, None, find=find)
+    choice = choose(Gateway.AUTO, None, find=find, bring=nothing)
     assert choice.setting is Gateway.OFF
     assert len(choice.notes) == 1 and choice.notes[0].endswith("R comes in by Spark Connect alone")
     with pytest.raises((SparklyrMissing, SparklyrUnusable)):
-        choose(Gateway.ON, None, find=find)
+        choose(Gateway.ON, None, find=find, bring=nothing)
 
 
 def test_a_laptop_without_sparklyr_does_not_take_the_gateway_away() -> None:

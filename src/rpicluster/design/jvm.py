@@ -83,8 +83,12 @@ def executor_flags(heap_mib: int, cores: int) -> tuple[str, ...]:
     )
 
 
-def driver_flags(heap_mib: int) -> tuple[str, ...]:
-    """Return all flags of a session driver, heap included (it is started by us, not by YARN)."""
+def driver_flags(heap_mib: int, *, gateway: bool = False) -> tuple[str, ...]:
+    """Return all flags of a session driver, heap included (it is started by us, not by YARN).
+
+    sparklyr sends a whole `copy_to` as one message, and its gateway holds that twice beside the heap while it
+    grows (Netty's frame decoder, by 4 MiB a time): 1e6 rows of 4 columns are 61 MB.
+    """
     return (
         f"-Xmx{heap_mib}m",
         "-Xms64m",
@@ -96,5 +100,5 @@ def driver_flags(heap_mib: int) -> tuple[str, ...]:
         "-XX:+ExitOnOutOfMemoryError",
         "-XX:MaxMetaspaceSize=320m",
         "-XX:ReservedCodeCacheSize=96m",
-        "-XX:MaxDirectMemorySize=96m",
+        f"-XX:MaxDirectMemorySize={192 if gateway else 96}m",
     )

@@ -165,7 +165,7 @@ def driver_command(inputs: Inputs, user: str, launch: Launch) -> list[str]:
     }
     return [
         f"{node.java_home}/bin/java",
-        *jvm.driver_flags(inputs.sizes.driver.heap_mib),
+        *jvm.driver_flags(inputs.sizes.driver.heap_mib, gateway=inputs.has_gateway),
         *MODULE_FLAGS,
         daemon_units.IPV4,
         daemon_units.marker(inputs, inputs.manager, f"{name}-driver"),

@@ -6,7 +6,6 @@ from typing import Any
 
 from rpicluster.errors import SparklyrMissing, SparklyrUnusable
 from rpicluster.model.spec import Gateway
-from rpicluster.runtime import sparklyr_jar
 from rpicluster.runtime.sparklyr_jar import SparklyrJar
 
 
@@ -48,8 +47,8 @@ def choose(
     wanted: Gateway,
     last: Record | None,
     *,
-    find: Callable[[], SparklyrJar] = sparklyr_jar.find,
-    bring: Callable[[Record], SparklyrJar | None] = lambda last: sparklyr_jar.kept(last.version, last.sha256),
+    find: Callable[[], SparklyrJar],
+    bring: Callable[[Record], SparklyrJar | None],
 ) -> GatewayChoice:
     """Return the gateway of nodes behind SSH; `last` is what they have, which `bring` gets back.
 

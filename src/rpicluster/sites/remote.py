@@ -188,7 +188,10 @@ class RemoteSite(RemotePlan):
         """Be a control machine, too, of a cluster that another one set up: remember it, be let in."""
         self.check()
         self.state.remember(cluster_id=cluster_id, **({"users": list(users)} if users else {}))
-        self.state.remember(placement=self.placement.model_dump(), sparklyr=self._gateway_document)
+        there = self._last_gateway
+        self.state.remember(
+            placement=self.placement.model_dump(), sparklyr=there.as_document() if there is not None else {}
+        )
         members.remember(self.state, members.known_members(self.state, self._machines[self.manager]))
         self._let_in()
 

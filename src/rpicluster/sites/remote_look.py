@@ -123,15 +123,19 @@ class RemoteLook:
     @property
     def _gateway_setting(self) -> Gateway:
         """Whether sessions have sparklyr's gateway; for questions to a running cluster, as it was set up."""
-        known = self.state.recall("sparklyr")
-        if known is not None and "look" not in self.__dict__:
-            return Gateway.ON if Record.of(known) else Gateway.OFF
+        if "look" not in self.__dict__:
+            return Gateway.ON if Record.of(self.state.recall("sparklyr")) else Gateway.OFF
         return self.gateway.setting
 
     @cached_property
     def gateway(self) -> GatewayChoice:
         """The gateway of the sessions. Raises SparklyrMissing and SparklyrUnusable where it must be."""
-        return choose(self._written.sessions.sparklyr, self._last_gateway, bring=self._bring_jar)
+        return choose(
+            self._written.sessions.sparklyr,
+            self._last_gateway,
+            find=sparklyr_jar.find,
+            bring=self._bring_jar,
+        )
 
     @property
     def _last_gateway(self) -> Record | None:

@@ -5,8 +5,8 @@ connection stands. Integers are big-endian; a string has its length before it, a
 behind it.
 
 The keeper is one client, for the driver's whole life: every new client costs the driver a port and threads.
-Each round it also knocks at the gateway's own port for a session that does not exist, which the gateway
-answers and forgets: that shows that it still takes callers in.
+Every third round it also knocks at the gateway's own port for a session that does not exist, which the
+gateway answers and forgets, with five lines in its log: that shows that it still takes callers in.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 LIFE_VARIABLE = "RPICLUSTER_DRIVER"  # in the driver's environment: which life of a driver this is
 GET_PORTS = 0
 NOBODY = -1  # a session that no gateway has
+KNOCK_EVERY = 3  # rounds
 TEXT_LIMIT_BYTES = 65536
 
 
@@ -111,14 +112,17 @@ class SparklyrDoor:
         self._script: Generator[Call | ProbeFailed | str, Any, None] = self._visit()
         self._is_waiting = False  # for the answer to a call that an earlier round sent
         self._busy = ""  # with what it is, if that may take long
+        self._rounds = 0  # since it last took a caller in
 
     def ask(self) -> str:
         """Return the application's id. Raises ProbeFailed, and Hopeless where asking again cannot help.
 
         Making the SparkContext takes longer than a round: its answer is then waited for in the next one.
         """
-        with self._wire(self._door.port) as wire:
-            ask_ports(wire, NOBODY)
+        if self._rounds % KNOCK_EVERY == 0:
+            with self._wire(self._door.port) as wire:
+                ask_ports(wire, NOBODY)
+        self._rounds += 1
         try:
             return self._go_on()
         except TooSlow as problem:
