@@ -27,7 +27,7 @@ from conftest import SSHD, USER, Sshd, processes_naming
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root"),
     pytest.mark.skipif(shutil.which("nft") is None or shutil.which("ip") is None, reason="no nft or ip here"),
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(900),
 ]
 DOOR = 7000
 NOTICED_S = 120.0  # generous: tests run on busy machines; what was measured is in docs/howto/connect.md
@@ -83,15 +83,15 @@ class Far:
 def far(short: Path, privilege_separation: None, request: pytest.FixtureRequest) -> Iterator[Far]:
     if SSHD is None:
         pytest.fail("there is no sshd here; install openssh-server: make system")
-    name, third = f"rpit{os.getpid() % 100000}", os.getpid() % 250
-    here, there = f"10.96.{third}.1", f"10.96.{third}.2"
+    name, number = f"rpit{os.getpid() % 100000}", 4 * (os.getpid() % 16384)
+    network, here, there = (f"10.96.{(number + n) >> 8}.{(number + n) & 255}" for n in range(3))
     tool("ip", "netns", "add", name)
     try:
         tool("ip", "link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", name)
         tool("ip", "address", "add", f"{here}/30", "dev", name)
         tool("ip", "link", "set", name, "up")
         # With the cable out nothing of this may take the machine's own way out.
-        tool("ip", "route", "add", "unreachable", f"10.96.{third}.0/30", "metric", "4000")
+        tool("ip", "route", "add", "unreachable", f"{network}/30", "metric", "4000")
         tool("ip", "-netns", name, "address", "add", f"{there}/30", "dev", "eth0")
         for link in ("eth0", "lo"):
             tool("ip", "-netns", name, "link", "set", link, "up")
@@ -110,7 +110,7 @@ def far(short: Path, privilege_separation: None, request: pytest.FixtureRequest)
         door.wait(10)
         server.stop()
     finally:
-        tool("ip", "route", "flush", "type", "unreachable", "root", f"10.96.{third}.0/30")
+        tool("ip", "route", "flush", "type", "unreachable", "root", f"{network}/30")
         tool("ip", "netns", "delete", name)
         until(lambda: not Path(f"/sys/class/net/{name}").exists())  # the kernel takes its time
 
@@ -189,8 +189,8 @@ def test_a_cable_that_is_out_for_five_seconds_ends_nothing(opened: Open, far: Fa
     time.sleep(5)
     far.cable("up")
     took = until(opened.answers)
+    assert not opened.is_another(), opened.tunnel.told()
     assert opened.client_is_answered(), "the connection from before"
-    assert not opened.is_another()
     measured("cable out 5 s, until answered", took)
 
 
@@ -228,7 +228,7 @@ def test_a_node_that_loses_its_power_and_boots_is_found_again(opened: Open, far:
     ("far", "asleep_s"),
     [
         pytest.param("ClientAliveInterval 2\nClientAliveCountMax 1", 10.0, id="short"),
-        pytest.param(AS_ON_A_NODE, 150.0, id="as on a node", marks=pytest.mark.long),
+        pytest.param(AS_ON_A_NODE, 420.0, id="as on a node", marks=pytest.mark.long),
     ],
     indirect=["far"],
 )

@@ -9,9 +9,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 LOOPBACK = "127.0.0.1"
-# A link that carries nothing is given up 12 s after its last byte, for ssh counts one interval more than it
-# is told (ssh_config(5)). A cable that is out for 5 s ends nothing: TCP sends again what was lost.
-ALIVE_INTERVAL_S, ALIVE_COUNT = 3, 3
+# A link that carries nothing is given up 15 s after its last byte: ssh asks every 3 s, and after four
+# questions without an answer the fifth interval ends it. A cable that is out for 5 s must end nothing, and
+# TCP sends again in steps that double: what was lost at its start goes through 10 s later at the latest.
+ALIVE_INTERVAL_S, ALIVE_COUNT = 3, 4
 ALIVE = ("-o", f"ServerAliveInterval={ALIVE_INTERVAL_S}", "-o", f"ServerAliveCountMax={ALIVE_COUNT}")
 
 
