@@ -1,4 +1,4 @@
-"""Runs behind a real sshd: as another login, started by root, with a password of sudo, over broken connections.
+"""Runs behind a real sshd: as another login, started by root, with a sudo password, over broken connections.
 
 sudo and systemd-run are stand-ins here, because this machine need not have them; the rack has the real ones.
 """
