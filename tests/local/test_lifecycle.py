@@ -72,6 +72,8 @@ def test_a_cluster_comes_up_works_and_goes_without_a_trace(
         executors = cluster.spark.executors(application, dead=True)
         assert [e.id for e in executors if not e.is_active] == [], "a container was lost"
         assert "memory limits" not in cluster.yarn.application(application).diagnostics
+        # Hadoop's default for this one is a folder in /tmp that all clusters of a user share.
+        assert list((folder / "state").rglob("nodeattribute.mirror"))
         cluster.stop(report=silent)
         cluster.start(report=silent)
         with cluster.session() as session:

@@ -163,6 +163,11 @@ def _recovery(inputs: Inputs, name: str) -> Iterator[Setting]:
         "On the manager's disk: works while HDFS is down.",
     )
     yield setting(
+        "yarn.node-attribute.fs-store.root-dir",
+        f"file://{layout.unit_directory(inputs.paths(name), 'resourcemanager')}/node-attribute",
+        "Default: a folder in /tmp by the user's name, which others can make and clusters would share.",
+    )
+    yield setting(
         "yarn.resourcemanager.work-preserving-recovery.enabled", True, "Containers go on through a restart."
     )
     yield setting(
