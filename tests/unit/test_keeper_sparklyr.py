@@ -106,14 +106,14 @@ def test_leaving_leaves_nothing_in_the_driver(gateway: FakeGateway) -> None:
 def test_a_context_that_takes_long_is_waited_for_over_several_rounds(gateway: FakeGateway) -> None:
     gateway.context_takes_s = 4 * TIMEOUT_S
     door = door_to(gateway.port)
-    rounds = 0
+    rounds, deadline = 0, time.monotonic() + 60
     while True:
         try:
             assert door.ask() == APP
             break
         except TooSlow as problem:
             rounds += 1
-            assert rounds < 20
+            assert time.monotonic() < deadline
             assert str(problem).endswith("did not answer within 0.5 s: it is making the SparkContext")
     assert rounds >= 2
     assert asked(gateway, "getOrCreate") == 1, "asking again would make another one"
