@@ -124,7 +124,7 @@ class Session:
         return document
 
     def until(
-        self, right: Callable[[dict[str, Any]], bool], what: str, limit_s: float = 15
+        self, right: Callable[[dict[str, Any]], bool], what: str, limit_s: float = 60
     ) -> dict[str, Any]:
         deadline = time.monotonic() + limit_s
         status: dict[str, Any] = {}
