@@ -171,7 +171,7 @@ def test_the_gateway_is_back_by_itself_and_status_says_what_happened(
 ) -> None:
     before = keeper_says(cluster)
     if fault == "application killed":
-        cluster.rpicluster("jobs", "kill", before["app_id"])
+        cluster.rpicluster("jobs", "kill", before["app_id"], "--yes")
     else:
         signal = "KILL" if fault == "killed" else "STOP"
         cluster.on("pi1", "sudo", "kill", f"-{signal}", str(before["driver"]["pid"]))
