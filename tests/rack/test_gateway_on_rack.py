@@ -171,7 +171,7 @@ def test_the_gateway_is_back_by_itself_and_status_says_what_happened(
 ) -> None:
     before = keeper_says(cluster)
     if fault == "application killed":
-        cluster.rpicluster("jobs", "kill", before["app_id"])
+        cluster.rpicluster("jobs", "kill", before["app_id"], "--yes")
     else:
         signal = "KILL" if fault == "killed" else "STOP"
         cluster.on("pi1", "sudo", "kill", f"-{signal}", str(before["driver"]["pid"]))
@@ -184,7 +184,9 @@ def test_the_gateway_is_back_by_itself_and_status_says_what_happened(
 
 def test_the_gateway_is_back_after_the_manager_rebooted(cluster: ClusterUnderTest) -> None:
     before = keeper_says(cluster)["app_id"]
+    started = time.monotonic()
     cluster.rack.run("reboot", "pi1")
-    took_s = back(cluster, before, BACK_AFTER_REBOOT_S)
+    back(cluster, before, BACK_AFTER_REBOOT_S)
+    took_s = time.monotonic() - started
     print(f"rebooted: back after {took_s:.1f} s, load {os.getloadavg()[0]:.1f}")
     assert took_s <= BACK_AFTER_REBOOT_S

@@ -85,7 +85,8 @@ def main() -> None:
         gateway.stopped = (directory / "stopped").exists
     while True:
         if gateway:
-            (directory / "clients").write_text(f"{gateway.clients_ever}")
+            (directory / "clients.new").write_text(f"{gateway.clients_ever}")
+            (directory / "clients.new").replace(directory / "clients")
         if gateway and (directory / "no-gateway").exists():
             (directory / "no-gateway").unlink()
             gateway.close()

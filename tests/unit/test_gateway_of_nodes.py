@@ -45,9 +45,10 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Remot
         setting: str = "",
         *,
         looked: bool = True,
+        text: str = SPEC,
     ) -> RemoteSite:
         monkeypatch.setattr(sparklyr_jar, "find", find)
-        site = RemoteSite(parse_spec(SPEC.format(name=name) + setting))
+        site = RemoteSite(parse_spec(text.format(name=name) + setting))
         if looked:
             nobody = dict.fromkeys(("pi1", "pi2"))
             site.__dict__["look"] = Look(machines=dict(nobody), unreachable={}, errors={}, new_host_keys={})
@@ -77,6 +78,27 @@ def test_without_sparklyr_the_session_is_connect_alone_and_the_plan_says_so(
     with pytest.raises(SparklyrMissing):
         _ = make(missing, setting="sessions: {sparklyr: on}\n").spec
     assert make(there, setting="sessions: {sparklyr: off}\n").gateway.jar is None
+
+
+@pytest.mark.parametrize(
+    ("memory", "users", "fits"),
+    [
+        ("1849M", "[ana]", True),
+        ("1849M", "[ana, bob]", False),
+        ("1760M", "[ana]", False),
+        ("1500M", "[ana]", False),
+    ],
+)
+def test_auto_is_off_where_the_manager_cannot_hold_its_drivers(
+    make: Callable[..., RemoteSite], memory: str, users: str, fits: bool
+) -> None:
+    small = SPEC.replace("memory: 8G", f"memory: {memory}").replace("[ana, bob]", users)
+    site = make(there, text=small)
+    assert (site.gateway.jar is not None) is fits
+    if not fits:
+        assert site.gateway.notes[0].startswith("no gateway for sparklyr: pi1 ")
+    insisting = make(there, text=small, setting="sessions: {sparklyr: on}\n")
+    assert insisting.gateway.jar == JAR, "sizing refuses it, with the arithmetic"
 
 
 def test_another_cluster_of_this_laptop_gets_another_range(make: Callable[..., RemoteSite]) -> None:

@@ -124,7 +124,7 @@ class Session:
         return document
 
     def until(
-        self, right: Callable[[dict[str, Any]], bool], what: str, limit_s: float = 15
+        self, right: Callable[[dict[str, Any]], bool], what: str, limit_s: float = 60
     ) -> dict[str, Any]:
         deadline = time.monotonic() + limit_s
         status: dict[str, Any] = {}
@@ -194,7 +194,7 @@ def test_all_probes_of_one_driver_use_one_session(session: Session) -> None:
 
 @pytest.mark.parametrize(
     ("number", "reason"),
-    [(signal.SIGKILL, "was killed by SIGKILL"), (signal.SIGSTOP, "did not answer within 1 s")],
+    [(signal.SIGKILL, "was killed by SIGKILL"), (signal.SIGSTOP, "did not answer")],
     ids=["dead", "frozen"],
 )
 def test_a_dead_or_frozen_driver_is_replaced(session: Session, number: int, reason: str) -> None:

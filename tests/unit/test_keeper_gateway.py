@@ -78,13 +78,13 @@ def test_a_process_that_a_signal_stopped_is_not_asked_twice(session: Session) ->
 
 
 def test_a_process_that_is_stopped_between_two_questions_is_not_waited_for(session: Session) -> None:
-    session.config["probe_interval_s"] = 60
+    session.config["probe_interval_s"] = 200
     session.start()
     before = session.healthy()
     os.kill(before["driver"]["pid"], signal.SIGSTOP)
     started = time.monotonic()
     session.healthy(restarts=1)
-    assert time.monotonic() - started < 30
+    assert time.monotonic() - started < 60
 
 
 def test_no_driver_is_started_while_another_gateway_has_the_port(session: Session) -> None:

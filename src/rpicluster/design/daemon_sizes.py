@@ -24,9 +24,9 @@ DRIVER = JvmSize(
 
 # With sparklyr's gateway in the same JVM.
 DRIVER_WITH_GATEWAY = JvmSize(
-    memory_mib=1216,
+    memory_mib=1200,
     heap_mib=640,
-    reason="1216 MiB hold a heap of 640 MiB and 576 MiB for classes, code, threads and network buffers of "
+    reason="1200 MiB hold a heap of 640 MiB and 560 MiB for classes, code, threads and network buffers of "
     "Spark Connect and sparklyr's gateway",
 )
 

@@ -4,8 +4,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rpicluster.errors import SparklyrMissing, SparklyrUnusable
-from rpicluster.model.spec import Gateway
+from rpicluster.design.sizing import size
+from rpicluster.errors import SizingRefused, SparklyrMissing, SparklyrUnusable
+from rpicluster.model.facts import ClusterFacts
+from rpicluster.model.spec import ClusterSpec, Gateway
 from rpicluster.runtime.sparklyr_jar import SparklyrJar
 
 
@@ -71,6 +73,29 @@ def choose(
         if wanted is Gateway.ON:
             raise
         return GatewayChoice(None, (f"{error.message}: R comes in by Spark Connect alone",))
+
+
+def where_it_fits(choice: GatewayChoice, spec: ClusterSpec, facts: ClusterFacts) -> GatewayChoice:
+    """Return `choice`, or no gateway where the manager cannot hold its larger drivers and nobody insists.
+
+    `spec` is that of those that take part; without `users:` it has one.
+    """
+    if choice.jar is None or spec.sessions.sparklyr is Gateway.ON:
+        return choice
+    sessions = spec.sessions.model_copy(update={"sparklyr": Gateway.ON})
+    wanted = max(1, len(spec.users))
+    try:
+        held = size(spec.model_copy(update={"sessions": sessions}), facts).sessions_max
+        why = (
+            f"{spec.manager.name} holds {held} sessions with it, and {wanted} are wanted"
+            if held < wanted
+            else ""
+        )
+    except SizingRefused as error:
+        why = error.message
+    if not why:
+        return choice
+    return GatewayChoice(None, (f"no gateway for sparklyr: {why}; R comes in by Spark Connect alone",))
 
 
 def risk(login: str, port: int) -> str:

@@ -32,7 +32,7 @@ from rpicluster.nodes.ssh.openssh import OpenSsh
 from rpicluster.nodes.ssh.tunnel import Tunnel
 from rpicluster.runtime import sparklyr_jar
 from rpicluster.sites.doors import Doors
-from rpicluster.sites.gateway import GatewayChoice, Record, choose
+from rpicluster.sites.gateway import GatewayChoice, Record, choose, where_it_fits
 from rpicluster.sites.leaving import Daemons, Leaving
 
 if TYPE_CHECKING:
@@ -130,12 +130,13 @@ class RemoteLook:
     @cached_property
     def gateway(self) -> GatewayChoice:
         """The gateway of the sessions. Raises SparklyrMissing and SparklyrUnusable where it must be."""
-        return choose(
+        choice = choose(
             self._written.sessions.sparklyr,
             self._last_gateway,
             find=sparklyr_jar.find,
             bring=self._bring_jar,
         )
+        return where_it_fits(choice, self._taking_part, self.facts)
 
     @property
     def _last_gateway(self) -> Record | None:

@@ -109,7 +109,8 @@ class RemotePlace:
 
         wanted: dict[str, list[str]] = {}
         for step in steps:
-            if step.before and step.action in (Action.WRITE, Action.REMOVE):
+            is_text = not step.target.endswith(".jar")
+            if step.before and is_text and step.action in (Action.WRITE, Action.REMOVE):
                 wanted.setdefault(step.node, []).append(absolute(step.target))
 
         def read(node: str) -> dict[str, str]:

@@ -44,6 +44,7 @@ class Keeper:
         self._yarn = Yarn(config, self._stopping)
         self._chores = Chores(config)
         self._driver: Process | None = None
+        self._ran_at = 0.0  # when the driver was last seen not to be stopped by a signal
         self._log = Path(config.log)
         self._log_start = 0
         self._status_file = Path(config.status_file)
@@ -67,6 +68,11 @@ class Keeper:
         }
 
     def _stopping(self) -> bool:
+        return self._stop_requested
+
+    def _asked_in_vain(self) -> bool:
+        """Whether an answer of the driver is no longer wanted. Raises ProbeFailed if none can come."""
+        self._require_awake()
         return self._stop_requested
 
     def _request_stop(self, unused_number: int, unused_frame: FrameType | None) -> None:
@@ -134,7 +140,8 @@ class Keeper:
         except OSError as problem:
             raise ProbeFailed(f"the driver cannot be started: {problem}") from problem
         self._say("starting", waiting_for="the driver to answer", driver=identity(self._driver.pid))
-        return Probe(config, secrets.get(TOKEN_VARIABLE, ""), self._yarn, self._stopping, life)
+        self._ran_at = time.monotonic()
+        return Probe(config, secrets.get(TOKEN_VARIABLE, ""), self._yarn, self._asked_in_vain, life)
 
     def _wait_until_healthy(self, probe: Probe) -> None:
         limit_s = self._config.start_timeout_s
@@ -169,8 +176,7 @@ class Keeper:
                 failures += 1
                 self._check_alive()
                 self._say("unhealthy", last_reason=str(problem), last_probe_at=time.time())
-                if self._is_frozen():
-                    raise ProbeFailed(f"{problem}: its process was stopped by a signal") from problem
+                self._require_awake()
                 if failures >= self._config.failures_before_restart:
                     raise
             try:
@@ -204,6 +210,13 @@ class Keeper:
     def _is_frozen(self) -> bool:
         """Whether a signal has stopped the driver's process: it answers nobody until another one wakes it."""
         return self._driver is not None and process_stat(self._driver.pid)[0] in ("T", "t")
+
+    def _require_awake(self) -> None:
+        """Raise ProbeFailed if the driver's process was stopped by a signal for a while."""
+        if not self._is_frozen():
+            self._ran_at = time.monotonic()
+        elif time.monotonic() > self._ran_at + FROZEN_S:
+            raise ProbeFailed("the driver did not answer: its process was stopped by a signal")
 
     # Ends
 
@@ -287,7 +300,6 @@ class Keeper:
         Raises StopRequested, and ProbeFailed when a signal has stopped the driver's process for a while.
         """
         deadline = time.monotonic() + seconds
-        ran_at = time.monotonic()
         while True:
             if self._stop_requested:
                 raise StopRequested
@@ -296,12 +308,7 @@ class Keeper:
             left_s = deadline - time.monotonic()
             if left_s <= 0 or (self._driver and self._driver.poll() is not None):
                 return
-            if not self._is_frozen():
-                ran_at = time.monotonic()
-            elif time.monotonic() > ran_at + FROZEN_S:
-                raise ProbeFailed(
-                    f"the driver did not answer: its process was stopped by a signal {FROZEN_S} s ago"
-                )
+            self._require_awake()
             time.sleep(min(TICK_S, left_s))
 
     def _say(self, state: str, **facts: Any) -> None:
