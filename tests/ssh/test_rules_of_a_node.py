@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from rpicluster.design import layout, sshd_files
-from rpicluster.model.ports import sparklyr_ports
 from rpicluster.nodes.ssh.forwards import Forward
 from rpicluster.nodes.ssh.openssh import OpenSsh
 from rpicluster.nodes.ssh.tunnel import Tunnel
@@ -63,19 +62,21 @@ def greeting(port: int) -> bytes:
         return wire.recv(5)
 
 
-def test_a_kept_tunnel_reaches_sparklyrs_ports_and_no_others(
+def test_a_kept_tunnel_reaches_the_sessions_doors_and_no_other_port(
     strict: Sshd, short: Path, tmp_path: Path
 ) -> None:
+    targets = sshd_files.tunnel_targets(load("pi4-3x4g"))
+    doors = [int(target.rpartition(":")[2]) for target in targets if target.startswith("127.0.0.1:")]
     strict.known_hosts.write_text(
         f"[{strict.target().host}]:{strict.port} {(strict.folder / 'host.pub').read_text()}"
     )
     tunnel = Tunnel(OpenSsh(short / "c"), strict.target(), node="pi1", record=tmp_path / "tunnel.json")
     with ExitStack() as stack:
         stack.callback(tunnel.end)
-        found = [greeter(stack, port) for port in sparklyr_ports(0)]
+        found = [greeter(stack, port) for port in doors]
         listed = [port for port in found if port is not None]
         if not listed:
-            pytest.skip(f"other programs have all of {sparklyr_ports(0)}")
+            pytest.skip(f"other programs have all of {doors}")
         other = greeter(stack, 0)
         assert other is not None
         local = {}

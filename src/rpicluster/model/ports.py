@@ -33,10 +33,10 @@ EXECUTOR_PORT = 7800
 # sparklyr's gateway: the first port of a user's block is its own, the others are second ports of its
 # clients. sparklyr itself counts from 8880.
 SPARKLYR_PORT = 18880
-_SPARKLYR_PORTS_A_USER = 20
+SPARKLYR_PORTS = 20
 
 
 def sparklyr_ports(index: int) -> range:
     """Return the ports of the sparklyr gateway of the `index`-th session's user, counted from 0."""
-    first = SPARKLYR_PORT + _SPARKLYR_PORTS_A_USER * index
-    return range(first, first + _SPARKLYR_PORTS_A_USER)
+    first = SPARKLYR_PORT + SPARKLYR_PORTS * index
+    return range(first, first + SPARKLYR_PORTS)
