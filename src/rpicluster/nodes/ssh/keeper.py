@@ -193,6 +193,8 @@ class Keeper:
     def _started(self) -> Link:
         path, log = Path(self._job.socket), self._folder / LOG
         log.unlink(missing_ok=True)
+        if shutil.which("ssh") is None:
+            raise Lost("there is no ssh on this machine")
         # No orphan: with us killed, the kernel ends it.
         death = ["setpriv", "--pdeathsig", "TERM", "--"] if shutil.which("setpriv") else []
         try:
