@@ -211,6 +211,14 @@ def test_end_ends_what_is_frozen(tunnel: Tunnel, folder: Path, page: int, frozen
     assert not left_of(folder, tunnel)
 
 
+def test_a_control_socket_that_somebody_removed_is_made_anew(tunnel: Tunnel, page: int) -> None:
+    wanted = door(page)
+    before = tunnel.keep([wanted])
+    tunnel._socket.unlink()
+    until(lambda: reopened(tunnel, before) and answers(wanted.local))
+    assert tunnel.is_open
+
+
 def test_a_killed_keeper_leaves_no_orphan_and_the_next_one_begins_anew(
     tunnel: Tunnel, folder: Path, page: int
 ) -> None:
@@ -383,3 +391,13 @@ def test_the_raw_line_opens_the_same(tunnel: Tunnel, page: int) -> None:
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         process.wait(10)
+
+
+def test_a_log_that_grows_is_emptied_and_ssh_goes_on(tunnel: Tunnel, folder: Path, page: int) -> None:
+    wanted = door(page)
+    before = tunnel.keep([wanted])
+    with (folder / "tunnel.log").open("a") as log:
+        log.write("x" * (1 << 21))
+    until(lambda: (folder / "tunnel.log").stat().st_size == 0)
+    assert answers(wanted.local)
+    assert tunnel.told() == before
