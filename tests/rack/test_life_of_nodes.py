@@ -335,7 +335,9 @@ def test_while_the_disk_with_the_data_is_away_nothing_is_written_in_its_place(
 
 @pytest.mark.long
 def test_stop_and_start_keep_the_tables(cluster: ClusterUnderTest) -> None:
+    cluster.rpicluster("connect")
     cluster.rpicluster("stop")
+    assert not json.loads(cluster.rpicluster("connect", "--status", "--json"))["kept"]
     cluster.rpicluster("status", code=6)
     cluster.rpicluster("start")
     assert cluster.sql(TOTALS) == [[ROWS, SUM, 97]]
@@ -502,6 +504,7 @@ def test_a_node_that_is_dead_for_good_goes_if_no_block_is_lost(cluster: ClusterU
 
 
 def test_destroy_leaves_nothing_on_the_nodes_that_are_left(cluster: ClusterUnderTest) -> None:
+    cluster.rpicluster("connect")  # a tunnel that is kept must not outlive its cluster
     cluster.rpicluster("destroy", "--confirm", NAME)
     after = inventories(cluster.rack, cluster.units)
     different = [line for node in cluster.units for line in difference(cluster.before[node], after[node])]

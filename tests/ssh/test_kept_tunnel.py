@@ -1,6 +1,8 @@
 """A tunnel that is kept, against a real sshd: what is lost comes back, what is closed leaves nothing."""
 
 import os
+import shlex
+import shutil
 import signal
 import socket
 import struct
@@ -209,6 +211,14 @@ def test_end_ends_what_is_frozen(tunnel: Tunnel, folder: Path, page: int, frozen
     assert not left_of(folder, tunnel)
 
 
+def test_a_control_socket_that_somebody_removed_is_made_anew(tunnel: Tunnel, page: int) -> None:
+    wanted = door(page)
+    before = tunnel.keep([wanted])
+    tunnel._socket.unlink()
+    until(lambda: reopened(tunnel, before) and answers(wanted.local))
+    assert tunnel.is_open
+
+
 def test_a_killed_keeper_leaves_no_orphan_and_the_next_one_begins_anew(
     tunnel: Tunnel, folder: Path, page: int
 ) -> None:
@@ -247,6 +257,48 @@ def test_a_taken_number_is_named_with_its_owner(tunnel: Tunnel, page: int) -> No
         ):
             tunnel.keep([Forward("Spark Connect", port, "127.0.0.1", page, required=True)])
     assert tunnel.told() is None
+
+
+def test_a_number_of_another_cluster_is_named_with_that_cluster(
+    ssh: OpenSsh, sshd: Any, tunnel: Tunnel, folder: Path, page: int
+) -> None:
+    other = folder.parent / "attic"
+    other.mkdir()
+    second = Tunnel(ssh, sshd.target(), node="pi1", record=other / "tunnel.json")
+    wanted = door(page)
+    tunnel.keep([wanted])
+    with pytest.raises(Unreachable) as caught:
+        second.keep([wanted])
+    name = folder.name
+    assert (
+        caught.value.hint == f"that is the tunnel of cluster {name}: rpicluster disconnect --cluster {name}"
+    )
+    assert not second.end()
+
+
+def test_it_outlives_the_terminal_that_it_was_opened_on(
+    ssh: OpenSsh, sshd: Any, tunnel: Tunnel, folder: Path, page: int
+) -> None:
+    if shutil.which("script") is None:
+        pytest.skip("util-linux's script is not here")
+    wanted = door(page)
+    program = f"""
+import os
+from pathlib import Path, PosixPath
+from rpicluster.model.spec import SshTarget
+from rpicluster.nodes.ssh.forwards import Forward
+from rpicluster.nodes.ssh.openssh import OpenSsh
+from rpicluster.nodes.ssh.tunnel import Tunnel
+assert os.isatty(0)
+target = SshTarget.model_validate({sshd.target().model_dump()!r})
+Tunnel(OpenSsh({ssh.control!r}), target, node="pi1", record={folder / "tunnel.json"!r}).keep([{wanted!r}])
+"""
+    line = shlex.join([sys.executable, "-c", program])
+    subprocess.run(["script", "-qec", line, "/dev/null"], check=True, stdin=subprocess.DEVNULL, timeout=90)
+    time.sleep(1)
+    assert answers(wanted.local)
+    told = tunnel.told()
+    assert told is not None and told.state == "open"
 
 
 def test_a_page_whose_number_is_taken_is_told_and_opened_when_it_is_free(tunnel: Tunnel, page: int) -> None:
@@ -339,3 +391,13 @@ def test_the_raw_line_opens_the_same(tunnel: Tunnel, page: int) -> None:
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         process.wait(10)
+
+
+def test_a_log_that_grows_is_emptied_and_ssh_goes_on(tunnel: Tunnel, folder: Path, page: int) -> None:
+    wanted = door(page)
+    before = tunnel.keep([wanted])
+    with (folder / "tunnel.log").open("a") as log:
+        log.write("x" * (1 << 21))
+    until(lambda: (folder / "tunnel.log").stat().st_size == 0)
+    assert answers(wanted.local)
+    assert tunnel.told() == before

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from rpicluster.design import layout, sshd_files
+from rpicluster.model.ports import sparklyr_ports
 
 sys.path.insert(0, str(Path(__file__).parent))
 from rendering_cases import load, rendered
@@ -77,6 +78,9 @@ def test_tunnels_end_at_pages_and_doors_and_never_at_rpc() -> None:
     for user in inputs.users:
         assert f"127.0.0.1:{inputs.session_port(user, 'connect')}" in targets
         assert f"10.0.7.16:{inputs.session_port(user, 'spark_ui')}" in targets
+    for index in range(len(inputs.users)):
+        assert {f"127.0.0.1:{port}" for port in sparklyr_ports(index)} <= set(targets)
+    assert f"127.0.0.1:{sparklyr_ports(len(inputs.users))[0]}" not in targets, "nobody's"
     assert "10.0.7.2:9864" in targets, "WebHDFS sends clients on to DataNodes"
 
 

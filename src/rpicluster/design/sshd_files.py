@@ -61,7 +61,7 @@ def sshd_rules(inputs: Inputs) -> bytes:
         "PermitUserRC no",
         "MaxSessions 0",  # no shell, no command, no sftp: forwards only
         f"ForceCommand {NO_LOGIN}",
-        # A laptop that was shut is forgotten after a minute and a half.
+        # A laptop that was shut is forgotten after two minutes; OpenSSH 9.2 takes four.
         "ClientAliveInterval 30",
         "ClientAliveCountMax 3",
     )

@@ -34,6 +34,8 @@ _LOOK_AGAIN_S = 5.0  # for numbers that were taken
 _END_S = 3.0
 _POLL_S = 0.02
 _SAID_BYTES = 4000
+_LOG_BYTES = 1 << 20
+_BUSY_S = 10.0
 
 
 class Lost(Exception):
@@ -180,7 +182,7 @@ class Keeper:
         """Return a link to an ssh that stands already; a frozen one is ended, a stale socket removed."""
         path = Path(self._job.socket)
         try:
-            return Link(path, patience_s=ANSWER_S)
+            return Link(path, patience_s=_BUSY_S)  # it may be a command's, at work on a busy machine
         except FileNotFoundError:
             return None
         except TimeoutError:
@@ -193,6 +195,8 @@ class Keeper:
     def _started(self) -> Link:
         path, log = Path(self._job.socket), self._folder / LOG
         log.unlink(missing_ok=True)
+        if shutil.which("ssh") is None:
+            raise Lost("there is no ssh on this machine")
         # No orphan: with us killed, the kernel ends it.
         death = ["setpriv", "--pdeathsig", "TERM", "--"] if shutil.which("setpriv") else []
         try:
@@ -210,7 +214,7 @@ class Keeper:
             if self._ssh.poll() is not None:
                 said = _tail(log)
                 raise Lost(failures.cause_of(said), said)
-            with contextlib.suppress(FileNotFoundError, ConnectionError):
+            with contextlib.suppress(FileNotFoundError, ConnectionError, TimeoutError):
                 return Link(path, patience_s=ANSWER_S)
             if time.monotonic() > end:
                 raise Lost(f"no login within {_OPEN_S:.0f} s", _tail(log))
@@ -244,8 +248,8 @@ class Keeper:
                 timeout=_FORWARD_S,
                 check=False,
             )
-        except subprocess.TimeoutExpired:
-            raise Lost("ssh takes no forwards: it does not answer") from None
+        except (subprocess.TimeoutExpired, OSError) as error:
+            raise Lost(f"ssh takes no forwards: {error}") from None
         return done.returncode == 0
 
     # -- watching --------------------------------------------------------------------------------------
@@ -265,6 +269,9 @@ class Keeper:
             if was_forgotten(_asleep_s() - asleep):
                 _kill(link.pid)
                 raise Lost(f"this machine slept for {_asleep_s() - asleep:.0f} s")
+            if not Path(self._job.socket).exists():  # somebody tidied up: no command would find this ssh
+                _kill(link.pid)
+                raise Lost("ssh's control socket was removed")
             if asked_at is None and now >= next_ask:
                 asleep = _asleep_s()
                 link.ask()
@@ -277,6 +284,7 @@ class Keeper:
                     said = _tail(self._folder / LOG)
                     raise Lost(failures.cause_of(said) if said else "ssh has ended", said)
                 asked_at, next_ask = None, time.monotonic() + _ASK_EVERY_S
+                _keep_short(self._folder / LOG)
             if self._state.missing and time.monotonic() >= next_look:
                 next_look = time.monotonic() + _LOOK_AGAIN_S
                 self._try_missing(link)
@@ -326,7 +334,8 @@ class Keeper:
         self._write()
 
     def _write(self) -> None:
-        with contextlib.suppress(FileNotFoundError):  # the cluster's folder is gone, and so are we soon
+        # On a full disk the tunnel goes on all the same; where the cluster's folder is gone, we end soon.
+        with contextlib.suppress(OSError):
             write_private(self._folder / STATE, self._state.text())
 
 
@@ -340,6 +349,13 @@ def _tail(log: Path) -> str:
     with contextlib.suppress(OSError):
         return log.read_text(errors="replace")[-_SAID_BYTES:].strip()
     return ""
+
+
+def _keep_short(log: Path) -> None:
+    """Empty a log that has grown: ssh notes every door that is shut, and appends wherever the end is."""
+    with contextlib.suppress(OSError):
+        if log.stat().st_size > _LOG_BYTES:
+            os.truncate(log, 0)
 
 
 def _kill(pid: int) -> None:

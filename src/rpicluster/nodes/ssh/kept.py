@@ -16,7 +16,7 @@ from rpicluster.errors import RpiclusterError, Unreachable
 from rpicluster.nodes.local.listeners import Listener, listener_on
 from rpicluster.nodes.ssh.forwards import LOOPBACK
 from rpicluster.nodes.ssh.keeping import Job, Kept
-from rpicluster.nodes.ssh.kept_files import ERRORS, JOB, LOCK, STARTING, STATE, write_private
+from rpicluster.nodes.ssh.kept_files import ERRORS, JOB, LOCK, STARTING, STATE, socket_name, write_private
 
 # Python's start, ssh's login and the forwards, on a busy machine; a silent node costs ConnectTimeout, 5 s.
 _START_S = 60.0
@@ -64,7 +64,7 @@ def keep(folder: Path, job: Job) -> Kept:
         running, found = keeper_pid(folder) is not None, told(folder)
         tries = found.tries if running and found is not None else 0
         if not (running and found is not None and _does(found, job)):
-            _require_numbers(job)
+            _require_numbers(folder, job)
             write_private(folder / JOB, job.text())
             if running:
                 _signal(folder, signal.SIGUSR1)
@@ -73,7 +73,7 @@ def keep(folder: Path, job: Job) -> Kept:
                 _start(folder)
     opened = _wait(folder, job, tries)
     if any(forward.required and forward.local in opened.missing for forward in job.forwards):
-        _require_numbers(job, every=opened.missing)
+        _require_numbers(folder, job, every=opened.missing)
     return opened
 
 
@@ -194,11 +194,11 @@ def _signal(folder: Path, number: signal.Signals) -> None:
             os.kill(pid, number)
 
 
-def _require_numbers(job: Job, *, every: Sequence[int] = ()) -> None:
+def _require_numbers(folder: Path, job: Job, *, every: Sequence[int] = ()) -> None:
     """Raise Unreachable when a number that must be ours is not; for those in `every` it is known."""
     for forward in job.forwards:
         if forward.required:
-            require_ours(forward.name, forward.local, job.socket)
+            require_ours(folder, forward.name, forward.local)
         if forward.required and forward.local in every:
             raise Unreachable(
                 f"the tunnel needs port {forward.local} on {LOOPBACK} of this machine for "
@@ -207,22 +207,28 @@ def _require_numbers(job: Job, *, every: Sequence[int] = ()) -> None:
             )
 
 
-def require_ours(name: str, port: int, socket: str) -> None:
+def require_ours(folder: Path, name: str, port: int) -> None:
     """Raise Unreachable, naming who it is, when a port of 127.0.0.1 is another program's than our ssh's."""
     owner = owner_of(port)
     if owner is None:
         return
     command = owner.process()[1]
-    if f"ControlPath={socket}" in command.split(" "):
+    if _is_of(folder, command):
         return
     hint = f"end that program, then: rpicluster connect; or look: ss -tlnp 'sport = :{port}'"
-    if re.search(r"ControlPath=\S+/tunnel-[0-9a-f]{16}", command):
-        hint = "that is the tunnel of another cluster of yours: rpicluster disconnect --cluster NAME"
+    other = next((beside.name for beside in folder.parent.iterdir() if _is_of(beside, command)), None)
+    if other is not None:
+        hint = f"that is the tunnel of cluster {other}: rpicluster disconnect --cluster {other}"
     raise Unreachable(
         f"the tunnel needs port {port} on {LOOPBACK} of this machine for {name}, and another program has it: "
         f"{owner.describe()}",
         hint=hint,
     )
+
+
+def _is_of(folder: Path, command: str) -> bool:
+    """Return whether a command line is that of the ssh which carries the tunnel of a cluster's folder."""
+    return re.search(rf"ControlPath=\S*/{socket_name(folder)}( |$)", command) is not None
 
 
 def owner_of(port: int) -> Listener | None:

@@ -1,5 +1,6 @@
 """The files of a tunnel in a cluster's state folder, for its keeper and for those who ask it."""
 
+import hashlib
 import os
 import tempfile
 from pathlib import Path
@@ -12,6 +13,11 @@ STATE = "kept.json"  # what the keeper tells
 LOCK = "kept.lock"  # held by the keeper as long as it lives; its pid is inside
 STARTING = "kept-start.lock"  # held by a command that starts or ends a keeper
 ERRORS = "kept.log"  # why a keeper died
+
+
+def socket_name(folder: Path) -> str:
+    """Return the name of the control socket of the tunnel whose files are in `folder`."""
+    return f"tunnel-{hashlib.sha256(os.fsencode(folder / RECORD)).hexdigest()[:16]}"
 
 
 def write_private(path: Path, text: str) -> None:

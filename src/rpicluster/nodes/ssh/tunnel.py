@@ -41,8 +41,7 @@ class Tunnel:
         self._node = node
         self._record = record
         self._key = key
-        name = hashlib.sha256(os.fsencode(record)).hexdigest()[:16]
-        self._socket = ssh.control / f"tunnel-{name}"
+        self._socket = ssh.control / kept_files.socket_name(record.parent)
         self._opened: dict[tuple[str, int], int] = {}
         self._opened_mark: tuple[int, int] | None = None
         self._alone = threading.Lock()
@@ -223,7 +222,7 @@ class Tunnel:
         done = self._tell("forward", *words)
         if done.returncode == 0:
             return
-        kept.require_ours(what, local, str(self._socket))
+        kept.require_ours(self.folder, what, local)
         if not is_free(local):
             raise Unreachable(
                 f"the tunnel to {self._node} needs port {local} on {LOOPBACK} of this machine, and another "
