@@ -23,6 +23,7 @@ from rpicluster.errors import (
     LocalEngineError,
     PartlyApplied,
     ServiceError,
+    SizingRefused,
     SpecError,
     Unreachable,
     UsageError,
@@ -510,7 +511,17 @@ class Cluster:
             state=self.site.directory,
             inputs=lambda: Inputs.checked(self.site.spec, self.sizes, self.placement),
             is_local=self.spec.is_local,
+            too_small=self._too_small_for,
         )
+
+    def _too_small_for(self, sessions: int) -> str:
+        """Return why the nodes cannot hold so many drivers, "" if they can."""
+        asked = self.site.spec.sessions.model_copy(update={"max": sessions})
+        try:
+            size(self.site.spec.model_copy(update={"sessions": asked}), self.facts)
+        except SizingRefused as error:
+            return error.message
+        return ""
 
     def _url(self, port: str) -> str:
         manager = self.placement.nodes[self.spec.manager.name]
