@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from rpicluster.design import layout, sshd_files
-from rpicluster.model.ports import sparklyr_ports
 
 sys.path.insert(0, str(Path(__file__).parent))
 from rendering_cases import load, rendered
@@ -78,10 +77,16 @@ def test_tunnels_end_at_pages_and_doors_and_never_at_rpc() -> None:
     for user in inputs.users:
         assert f"127.0.0.1:{inputs.session_port(user, 'connect')}" in targets
         assert f"10.0.7.16:{inputs.session_port(user, 'spark_ui')}" in targets
-    for index in range(len(inputs.users)):
-        assert {f"127.0.0.1:{port}" for port in sparklyr_ports(index)} <= set(targets)
-    assert f"127.0.0.1:{sparklyr_ports(len(inputs.users))[0]}" not in targets, "nobody's"
     assert "10.0.7.2:9864" in targets, "WebHDFS sends clients on to DataNodes"
+
+
+def test_tunnels_end_at_the_gateways_of_a_cluster_that_has_them_and_at_no_port_behind() -> None:
+    inputs = load("pi5-sparklyr")
+    targets = sshd_files.tunnel_targets(inputs)
+    gateways = [inputs.sparklyr_ports(user) for user in inputs.users]
+    assert {f"127.0.0.1:{port}" for ports in gateways for port in ports} <= set(targets)
+    assert f"127.0.0.1:{gateways[-1][-1] + 1}" not in targets, "nobody's"
+    assert not [target for target in sshd_files.tunnel_targets(load("pi4-3x4g")) if ":188" in target]
 
 
 def test_tunnels_come_in_at_the_manager_alone() -> None:
