@@ -35,7 +35,6 @@ TOGETHER = {
         "tests/rack/",
         "tests/ansible/test_data_disk.py",
         "tests/ssh/test_lost_network.py",
-        "tests/ssh/test_rules_of_a_node.py",
         "tests/unit/test_firewall.py",
         "tests/unit/test_runtime_failures.py",
     ),
