@@ -35,6 +35,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "rm": ("files", "Move files in HDFS to the trash"),
     "df": ("files", "Show the space in HDFS, after replication"),
     "jobs": ("jobs", "List, explain and stop jobs"),
+    "project": ("project", "Write an R project for VS Code and RStudio"),
     "demo": ("demo", "Run R on a real cluster on this machine, and check every answer"),
     "export": ("export", "Write the playbooks, inventory and bytes for Ansible to run without rpicluster"),
     "vm": ("vm", "Write a Vagrantfile for virtual machines that become a cluster"),
