@@ -65,6 +65,7 @@ def test_config_yml_says_where_spark_connect_goes_and_leaves_laptop_paths_to_nob
     assert YAML(typ="safe").load(text) == {
         "default": {
             "sparklyr.connect.master": "sparklyr://127.0.0.1:18880/42",
+            "sparklyr.gateway.timeout": 10,
             "sparklyr.apply.packages": False,
             "sparklyr.web.spark": "http://127.0.0.1:4040/jobs/",
         }
