@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -9,11 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from rpicluster import rpackage
 from rpicluster.cli.main import run
 from rpicluster.services.connect.connection import Connection
 
 # What `pip install pyspark[connect]` brings beside pyspark itself, which is taken from the runtime.
 NEEDED = ("pandas", "pyarrow", "grpc", "grpc_status", "google.rpc", "zstandard")
+
+ROOT = Path(__file__).parents[2]
 
 
 def has(name: str) -> bool:
@@ -48,14 +52,15 @@ spark.stop()
 """
 
 
+def python_path(runtime) -> str:
+    """Return where pyspark is, and py4j, which it imports though Spark Connect has no use for it."""
+    folder = runtime.path / "python"
+    return os.pathsep.join(map(str, [folder, *(folder / "lib").glob("py4j-*.zip")]))
+
+
 def client(runtime, url: str, token: str | None) -> subprocess.CompletedProcess[str]:
     """Run the program as its user does: the token in the environment, or in the URL."""
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(
-            map(str, [runtime.path / "python", *(runtime.path / "python/lib").glob("py4j-*.zip")])
-        ),
-    }
+    environment = {**os.environ, "PYTHONPATH": python_path(runtime)}
     for name in ("SPARK_CONNECT_AUTHENTICATE_TOKEN", "SPARK_REMOTE", "SPARK_HOME"):
         environment.pop(name, None)
     if token:
@@ -90,9 +95,60 @@ def test_the_token_may_stand_in_the_url(runtime, connection):
     assert done.returncode == 0, done.stderr
 
 
+def test_a_host_that_is_not_called_localhost_is_spoken_to_by_tls_and_has_none(runtime, connection):
+    done = client(runtime, f"sc://127.0.0.1:{connection.connect_port}", connection.token())
+    assert done.returncode != 0
+    assert "SSL" in done.stderr or "ssl" in done.stderr, done.stderr
+    assert connection.token() not in done.stderr
+
+
 @pytest.mark.parametrize("token", [None, "wrong"])
 def test_without_the_token_it_gets_none(runtime, connection, token):
     done = client(runtime, f"sc://localhost:{connection.connect_port}", token)
     assert done.returncode != 0
     assert "UNAUTHENTICATED" in done.stderr
     assert connection.token() not in done.stderr
+
+
+@pytest.mark.r
+@pytest.mark.skipif(not shutil.which("Rscript"), reason="R is not installed")
+def test_the_r_lines_of_the_docs_lead_pyspark_in_r_to_an_answer(cluster, runtime, connection, tmp_path):
+    """As far as they can be run without pysparklyr: it does the rest by the same two calls."""
+    if missing := rpackage.missing_packages():
+        pytest.skip(f"R lacks {', '.join(missing)}")
+    text = (ROOT / "docs" / "howto" / "pysparklyr.md").read_text(encoding="utf-8")
+    lines = text.partition("```r\n")[2].partition("sc <- ")[0]
+    assert 'path.expand("~/pyspark/bin/python")' in lines
+    script = tmp_path / "connect.R"
+    script.write_text(
+        lines.replace("~/pyspark/bin/python", sys.executable)
+        + """
+sql <- reticulate::import("pyspark.sql")
+spark <- sql$SparkSession$builder$remote(paste0("sc://localhost:", door$connect_port))$getOrCreate()
+answer <- spark$sql("SELECT id, id * 2 AS twice FROM range(3)")$toPandas()
+cat(class(answer), names(answer), answer$twice, sep = " ")
+"""
+    )
+    program = tmp_path / "rpicluster"
+    program.write_text(
+        f"#!{sys.executable}\nimport sys\nsys.path.insert(0, {str(ROOT / 'src')!r})\n"
+        "from rpicluster.__main__ import main\nmain()\n"
+    )
+    program.chmod(0o755)
+    done = subprocess.run(
+        ["Rscript", "--vanilla", str(script)],
+        env={
+            **os.environ,
+            "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONPATH": python_path(runtime),
+            "RPICLUSTER_CLUSTER": cluster.name,
+        },
+        cwd=tmp_path,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("data.frame id twice 0 2 4"), done.stdout
