@@ -1,6 +1,7 @@
 """An R project, made in a clean folder, works on a real cluster: each of its tasks and both scripts."""
 
 import csv
+import dataclasses
 import json
 import os
 import shutil
@@ -61,8 +62,8 @@ def environment(tmp_path_factory) -> dict[str, str]:
     }
 
 
-def done(argv: list[str], cwd: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    finished = subprocess.run(
+def started(argv: list[str], cwd: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
         argv,
         cwd=cwd,
         env=environment,
@@ -72,6 +73,10 @@ def done(argv: list[str], cwd: Path, environment: dict[str, str]) -> subprocess.
         timeout=TASK_TIMEOUT_S,
         check=False,
     )
+
+
+def done(argv: list[str], cwd: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    finished = started(argv, cwd, environment)
     assert finished.returncode == 0, finished.stdout + finished.stderr
     return finished
 
@@ -138,31 +143,23 @@ def test_flights_that_are_there_are_not_loaded_again_and_a_table_of_somebody_els
     assert run(["project", "flights", "--cluster", cluster.name]) == 0
     assert cluster.webhdfs.content_summary("/warehouse") == before
     with cluster.session() as session:
-        session.sql("ALTER TABLE rpi.default.airlines RENAME TO rpi.default.kept_airlines")
+        session.sql("DROP TABLE rpi.default.airlines")
+        session.sql("CREATE TABLE rpi.default.airlines AS SELECT 'mine' AS name")
         try:
-            session.sql("CREATE TABLE rpi.default.airlines AS SELECT 'mine' AS name")
             assert run(["project", "flights", "--cluster", cluster.name]) == 2
             assert "there is a table airlines with 1 rows" in capsys.readouterr().err
             assert session.sql("SELECT name FROM rpi.default.airlines").rows() == [("mine",)]
         finally:
-            session.sql("DROP TABLE IF EXISTS rpi.default.airlines")
-            session.sql("ALTER TABLE rpi.default.kept_airlines RENAME TO rpi.default.airlines")
+            session.sql("DROP TABLE rpi.default.airlines")
+            assert run(["project", "flights", "--cluster", cluster.name]) == 0
 
 
-def test_a_script_without_its_table_says_what_to_type(project, environment, cluster):
+def test_a_script_without_its_table_says_what_to_type(project, environment, cluster, tmp_path):
     with cluster.session() as session:
-        session.sql("ALTER TABLE rpi.default.flights RENAME TO rpi.default.kept_flights")
-        try:
-            stopped = subprocess.run(
-                ["Rscript", "analysis.R"],
-                cwd=project,
-                env=environment,
-                capture_output=True,
-                text=True,
-                timeout=TASK_TIMEOUT_S,
-                check=False,
-            )
-        finally:
-            session.sql("ALTER TABLE rpi.default.kept_flights RENAME TO rpi.default.flights")
+        session.sql("CREATE NAMESPACE IF NOT EXISTS rpi.empty")
+    connection = tmp_path / "connection.json"
+    dataclasses.replace(cluster.connection, namespace="rpi.empty").save(connection)
+    code = f'options(rpicluster.cluster = "{connection}"); source("analysis.R")'
+    stopped = started(["Rscript", "-e", code], project, environment)
     assert stopped.returncode != 0
     assert "rpicluster project flights" in stopped.stderr

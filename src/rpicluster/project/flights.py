@@ -1,5 +1,6 @@
 """The tables that a new project begins with: the flights of New York 2013."""
 
+import shlex
 from collections.abc import Callable
 
 from rpicluster.cluster import Cluster
@@ -19,9 +20,10 @@ def load_flights(cluster: Cluster, update: Update) -> dict[str, int]:
         for name in there & set(data.ROWS):
             rows = int(session.sql(f"SELECT count(*) FROM rpi.default.{name}").rows()[0][0])
             if rows != data.ROWS[name]:
+                keep = f"create table my_{name} as select * from {name}"
                 raise UsageError(
                     f"there is a table {name} with {rows:,} rows, not the flights of 2013; it stays",
-                    hint=f'rpicluster sql --cluster {cluster.name} "alter table {name} rename to my_{name}"',
+                    hint=f"rpicluster sql --cluster {cluster.name} {shlex.quote(keep)}; then drop {name}",
                 )
     folder = data.fetch(lambda p: update(p.what, p.done_bytes, p.total_bytes or None, p.phase))
     run.load_tables(cluster, folder, lambda name, done, total: update(name, done, total, "into HDFS"))
