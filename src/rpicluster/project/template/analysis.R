@@ -1,5 +1,6 @@
 # Which airlines are late, and when? The cluster reads 336,776 flights, R gets the few rows to show.
 library(dplyr, warn.conflicts = FALSE)
+library(rpicluster)
 source("connect.R")
 
 flights <- tbl(con, "flights")

@@ -1,10 +1,12 @@
-# `con`, the connection to the cluster: sparklyr where R has it and the cluster a door for it, else
-# DBI over Spark Connect. dplyr's verbs are the same.
+# Makes `con`, the connection to the cluster: by sparklyr where R has it and the cluster a door for
+# it, else by DBI over Spark Connect. dplyr's verbs are the same.
+library(rpicluster)
+
 con <- tryCatch(
-  rpicluster::rpi_connect(),
+  rpi_connect(),
   rpicluster_error_sparklyr = function(e) {
     message(conditionMessage(e), ": DBI it is")
-    DBI::dbConnect(rpicluster::rpi(), bigint = "numeric")
+    DBI::dbConnect(rpi(), bigint = "numeric")
   }
 )
 
