@@ -5,7 +5,7 @@ library(rpicluster)
 con <- tryCatch(
   rpi_connect(),
   rpicluster_error_sparklyr = function(e) {
-    message(conditionMessage(e), ": DBI it is")
+    message("By DBI: ", conditionMessage(e))
     DBI::dbConnect(rpi(), bigint = "numeric")
   }
 )
