@@ -20,9 +20,7 @@ def project() -> None:
 
 
 @project.command(
-    epilog=examples(
-        "rpicluster project new my-analysis", "rpicluster project new ~/work/flights --cluster drawer"
-    )
+    epilog=examples("rpicluster project new my-analysis", "rpicluster project new ~/flights --cluster drawer")
 )
 @click.argument("folder", type=click.Path(path_type=Path))
 @cluster_option
@@ -49,7 +47,7 @@ def new(folder: Path, which: str | None) -> None:
     )
 
 
-@project.command(epilog=examples("rpicluster project config", "rpicluster project config ~/work/flights"))
+@project.command(epilog=examples("rpicluster project config", "rpicluster project config ~/flights"))
 @click.argument("folder", type=click.Path(file_okay=False, exists=True, path_type=Path), default=Path())
 @cluster_option
 def config(folder: Path, which: str | None) -> None:
