@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from cluster_tools import ClusterUnderTest, inventories, not_of_packages
 from rack_tools import RackUnderTest
 
+from rpicluster import rpackage
 from rpicluster.nodes.remote.removal import difference
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "r"))
@@ -113,6 +115,31 @@ def test_a_name_that_nobody_has_changes_nothing(cluster: ClusterUnderTest, repos
     cluster.rpicluster("up", "--yes", code=1)
     assert cluster.manifests() == before
     assert rscript(cluster, "pi2", "cat(rpiThrice::thrice(2))") == "6"
+
+
+def test_a_project_on_the_laptop_gets_its_answer_from_the_nodes(
+    cluster: ClusterUnderTest, tmp_path: Path
+) -> None:
+    if missing := rpackage.missing_packages():
+        pytest.skip(f"R lacks {', '.join(missing)}")
+    rpackage.install(tmp_path / "library")
+    cluster.rpicluster("project", "flights")
+    cluster.rpicluster("project", "new", str(tmp_path / "my-analysis"))
+    done = subprocess.run(
+        ["Rscript", "analysis.R"],
+        cwd=tmp_path / "my-analysis",
+        env={**cluster.rack.environment, "R_LIBS": str(tmp_path / "library")},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert ["1", "Frontier", "Airlines", "Inc.", "681", "21.9"] in [
+        row.split() for row in done.stdout.splitlines()
+    ]
+    assert (tmp_path / "my-analysis" / "results" / "delay-by-hour.png").stat().st_size > 0
 
 
 def test_r_taken_out_of_the_file_takes_its_library_along(cluster: ClusterUnderTest, repository: str) -> None:

@@ -41,6 +41,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "export": ("export", "Write the playbooks, inventory and bytes for Ansible to run without rpicluster"),
     "vm": ("vm", "Write a Vagrantfile for virtual machines that become a cluster"),
     "rack": ("rack", "Boot virtual Pis on this Linux machine, and take them down again"),
+    "project": ("project", "Write an R project for VS Code and RStudio"),
     "r-install": ("doors", "Put the R package into your R library"),
     "runtime": ("runtime", "Show, fetch, verify or remove the software that nodes run"),
     "version": ("doors", "Print versions and where this installation stands"),
