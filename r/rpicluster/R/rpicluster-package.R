@@ -34,6 +34,8 @@ session <- new.env(parent = emptyenv())
 session$count <- 0
 session$bridges <- list()
 session$forgotten <- character()
+session$sparklyr <- list()
+session$bulk <- list()
 
 .onLoad <- function(libname, pkgname) {
   reg.finalizer(session, function(session) close_bridges(names(session$bridges)), onexit = TRUE)
