@@ -141,7 +141,7 @@ watch_door <- function(document) {
       return(invisible())
     }
     tryCatch(gateway_answers(door), rpicluster_error_unreachable = function(e) {
-      abort("lost", paste0("the cluster is lost: ", e$message), e$hint)
+      abort("lost", paste0("the cluster is lost: ", e$reason), e$hint)
     })
     asked <<- now()
   }

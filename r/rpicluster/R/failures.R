@@ -37,7 +37,8 @@ spark_message <- function(text) {
 worker_words <- function(sc, text) {
   executor <- sub("^.*\\bexecutor ([0-9]+)\\).*$", "\\1", gsub("\n", " ", text))
   executors <- sparklyr::invoke(sparklyr::spark_context(sc), "%>%", list("statusStore"), list("executorList", TRUE))
-  for (one in executors) {
+  for (i in seq_len(sparklyr::invoke(executors, "size")) - 1L) {
+    one <- sparklyr::invoke(executors, "apply", i)
     if (identical(sparklyr::invoke(one, "id"), executor)) {
       page <- sparklyr::invoke(one, "executorLogs")[["stdout"]]
       if (is.null(page)) {

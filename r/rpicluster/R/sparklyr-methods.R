@@ -111,3 +111,12 @@ own_views <- function(sc, all = FALSE) {
   names <- as.character(found$viewName[as.logical(found$isTemporary)])
   if (all) names else names[!startsWith(names, "sparklyr_tmp_")]
 }
+
+# sparklyr's own method says every error again as a text, without its class.
+#' @rdname rpicluster-dbi
+#' @export
+setMethod("dbGetQuery", "rpi_spark_connection", function(conn, statement, ...) {
+  result <- dbSendQuery(conn, statement, ...)
+  on.exit(dbClearResult(result))
+  dbFetch(result, n = -1)
+})

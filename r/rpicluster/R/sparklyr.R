@@ -173,6 +173,8 @@ adopt_connection <- function(sc, document) {
   watch$cluster <- document$cluster
   watch$document <- document
   sc$state$rpicluster <- watch
+  # sparklyr leaves it empty here, and compares it before it asks for quantiles of several columns.
+  sc$home_version <- as.character(sparklyr::spark_version(sc))
   class(sc) <- c("rpi_spark_connection", class(sc))
   register_sparklyr_methods()
   own <- sparklyr::invoke(sparklyr::spark_session(sc), "newSession")

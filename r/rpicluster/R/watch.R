@@ -64,7 +64,7 @@ tick <- function(watch, since) {
     },
     rpicluster_error_unreachable = identity
   )
-  if (!is.null(problem)) lose(watch, problem$message)
+  if (!is.null(problem)) lose(watch, problem$reason)
   invisible()
 }
 
@@ -154,7 +154,7 @@ cancel_call <- function(watch, socket) {
     rpicluster_error = identity
   )
   # The next call says it; now the interrupt is what counts.
-  if (!is.null(problem) && is.null(watch$lost)) watch$lost <- problem$message
+  if (!is.null(problem) && is.null(watch$lost)) watch$lost <- problem$reason
   invisible()
 }
 
