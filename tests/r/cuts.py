@@ -28,6 +28,9 @@ PORT = 18880
 READY_S = 300
 RUN_S = 3.0  # how long the operation runs before it is cut
 GIVE_UP_S = 60.0
+CANCEL = (
+    "invoke <- sparklyr::invoke; invoke(sparklyr::spark_context(rpicluster::rpi_connect()), 'cancelAllJobs')"
+)
 CHAIN = "add chain inet cut out { type filter hook output priority 0 ; }"
 
 
@@ -96,6 +99,9 @@ class Cutter:
         if way == "SIGKILL":
             self.gateway.stop()
             self.gateway.start()
+        else:  # what the killed R had started would keep both cores
+            done = self.gateway.r(CANCEL, READY_S)
+            assert done.returncode == 0, done.stderr
 
 
 def cut(gateway: Gateway, cutter: Cutter, operation: str, way: str) -> dict[str, object]:
@@ -138,8 +144,7 @@ def cut(gateway: Gateway, cutter: Cutter, operation: str, way: str) -> dict[str,
         again = wait_for("AGAIN", GIVE_UP_S)
         classes, message = end[2].split(" | ", 1)
         return {
-            "operation": operation,
-            "cut": way,
+            **row,
             "seconds": round(float(end[0]) - at, 1),
             "class": next((c for c in classes.split(",") if c.startswith("rpicluster_error_")), classes),
             "said": message[:300],

@@ -41,6 +41,7 @@ session$count <- 0
 session$bridges <- list()
 session$forgotten <- character()
 session$sparklyr <- list()
+session$orphans <- character()
 session$bulk <- list()
 
 .onLoad <- function(libname, pkgname) {

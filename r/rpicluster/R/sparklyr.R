@@ -172,6 +172,7 @@ adopt_connection <- function(sc, document) {
   watch$sockets <- list(sc$backend, sc$monitoring, sc$gateway)
   watch$cluster <- document$cluster
   watch$document <- document
+  cancel_orphans(watch)
   sc$state$rpicluster <- watch
   # sparklyr leaves it empty here, and compares it before it asks for quantiles of several columns.
   sc$home_version <- as.character(sparklyr::spark_version(sc))

@@ -93,12 +93,19 @@ thread_is_idle <- function(watch) {
 lose <- function(watch, why) {
   clear_progress(watch)
   watch$lost <- why
+  session$orphans <- c(session$orphans, watch$group)
   for (socket in c(watch$sockets, list(watch$socket))) {
     # A socket may be closed already; then there is nothing to do.
     if (!is.null(socket)) try(close(socket), silent = TRUE)
   }
   watch$socket <- NULL
   refuse_lost(watch)
+}
+
+# What a lost connection still runs is cancelled as soon as there is a way again: nobody waits for it.
+cancel_orphans <- function(watch) {
+  for (group in session$orphans) ask(watch, call_frame(watch$context, "cancelJobGroup", list(group)))
+  session$orphans <- character()
 }
 
 refuse_lost <- function(watch) {

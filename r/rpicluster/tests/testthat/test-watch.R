@@ -68,3 +68,15 @@ test_that("a wait for Python ends when the gateway does", {
   expect_error(check(), "cluster is lost", class = "rpicluster_error_lost")
   expect_null(watch_door(list(sparklyr = NULL)))
 })
+
+test_that("what a lost connection still ran is cancelled by the next one", {
+  gateway <- fake_gateway()
+  fake <- fake_watch(gateway)
+  send(fake$backend, call_frame("1", "sleep"), "x")
+  withr::defer(session$orphans <- character())
+  session$orphans <- "gone"
+  cancel_orphans(fake$watch)
+  expect_identical(session$orphans, character())
+  # The sleeping call has ended.
+  expect_error(read_answer(function(n) read_bytes(fake$backend, n, now() + 5, "x")), "cancelled")
+})
