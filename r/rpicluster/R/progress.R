@@ -50,7 +50,7 @@ progress_text <- function(watch) {
 
 busy_nodes <- function(watch) {
   executors <- chain(watch, watch$context, list("statusTracker"), list("getExecutorInfos"))
-  about <- function(method) lapply(executors, function(executor) ask(watch, call_frame(executor$id, method)))
+  about <- function(method) lapply(executors, function(executor) ask_gateway(watch, call_frame(executor$id, method)))
   hosts <- unlist(about("host"))[unlist(about("numRunningTasks")) > 0]
   send(watch$socket, forget_frame(vapply(executors, `[[`, "", "id")), door_name(watch$door))
   if (length(hosts)) paste0(" on ", paste(unique(hosts), collapse = ", ")) else ""

@@ -203,7 +203,7 @@ open_connection <- function(document) {
     return(NULL)
   }
   for (sc in open_connections(document$cluster)) {
-    answers <- tryCatch(ask(sc$state$rpicluster, echo_frame("rpicluster")), rpicluster_error = function(e) NULL)
+    answers <- tryCatch(ask_gateway(sc$state$rpicluster, echo_frame("rpicluster")), rpicluster_error = function(e) NULL)
     if (!is.null(answers)) {
       return(sc)
     }

@@ -26,7 +26,7 @@ new_watch <- function(door, host, port, context, group, thread = NULL, progress 
 }
 
 # An answer that was not read to its end would be taken for the next one, so an interrupted question takes a new socket.
-ask <- function(watch, frame, seconds = answer_seconds) {
+ask_gateway <- function(watch, frame, seconds = answer_seconds) {
   if (is.null(watch$socket)) {
     watch$socket <- open_socket(watch$host, watch$port)
   }
@@ -44,7 +44,7 @@ ask <- function(watch, frame, seconds = answer_seconds) {
 
 echo_frame <- function(text) call_frame("Handler", "echo", list(text), static = TRUE)
 
-chain <- function(watch, id, ...) ask(watch, call_frame(id, "%>%", list(...)))
+chain <- function(watch, id, ...) ask_gateway(watch, call_frame(id, "%>%", list(...)))
 
 # Called a few times a second while an answer is awaited; `since` is when its last byte came.
 tick <- function(watch, since) {
@@ -54,7 +54,7 @@ tick <- function(watch, since) {
   problem <- tryCatch(
     {
       if (is.null(watch$thread) || now() - since < lost_answer_seconds) {
-        ask(watch, echo_frame("rpicluster"))
+        ask_gateway(watch, echo_frame("rpicluster"))
         watch$idle <- NULL
       } else {
         notice_lost_answer(watch, since)
@@ -83,8 +83,8 @@ notice_lost_answer <- function(watch, since) {
 }
 
 thread_is_idle <- function(watch) {
-  stack <- ask(watch, call_frame(watch$thread, "getStackTrace", as_reference = TRUE))
-  text <- ask(watch, call_frame("java.util.Arrays", "deepToString", list(stack), static = TRUE))
+  stack <- ask_gateway(watch, call_frame(watch$thread, "getStackTrace", as_reference = TRUE))
+  text <- ask_gateway(watch, call_frame("java.util.Arrays", "deepToString", list(stack), static = TRUE))
   send(watch$socket, forget_frame(stack$id), door_name(watch$door))
   grepl("NioEventLoop.select(", text, fixed = TRUE)
 }
@@ -104,7 +104,7 @@ lose <- function(watch, why) {
 
 # What a lost connection still runs is cancelled as soon as there is a way again: nobody waits for it.
 cancel_orphans <- function(watch) {
-  for (group in session$orphans) ask(watch, call_frame(watch$context, "cancelJobGroup", list(group)))
+  for (group in session$orphans) ask_gateway(watch, call_frame(watch$context, "cancelJobGroup", list(group)))
   session$orphans <- character()
 }
 
@@ -152,7 +152,7 @@ cancel_call <- function(watch, socket) {
   clear_progress(watch)
   problem <- tryCatch(
     {
-      ask(watch, call_frame(watch$context, "cancelJobGroup", list(watch$group)))
+      ask_gateway(watch, call_frame(watch$context, "cancelJobGroup", list(watch$group)))
       watch$marker <- paste0("rpicluster-", paste(sample(c(letters, 0:9), 32, replace = TRUE), collapse = ""))
       send(socket, echo_frame(watch$marker), door_name(watch$door))
       drain(watch, socket, now() + drain_seconds)

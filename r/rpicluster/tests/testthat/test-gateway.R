@@ -47,9 +47,9 @@ test_that("a frame says its length, and its strings their end", {
 test_that("an error of the cluster keeps Java's words and drops its stack", {
   gateway <- fake_gateway()
   fake <- fake_watch(gateway)
-  error <- error_of(ask(fake$watch, call_frame("1", "fail")))
+  error <- error_of(ask_gateway(fake$watch, call_frame("1", "fail")))
   expect_s3_class(error, "rpicluster_error_service")
   expect_identical(conditionMessage(error), "it failed")
   # The socket is as good as before.
-  expect_identical(ask(fake$watch, echo_frame("after")), "after")
+  expect_identical(ask_gateway(fake$watch, echo_frame("after")), "after")
 })

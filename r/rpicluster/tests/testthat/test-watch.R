@@ -26,7 +26,7 @@ test_that("an answer that was sent and never came is a condition within twenty s
   gateway <- fake_gateway()
   fake <- fake_watch(gateway)
   send(fake$backend, call_frame("1", "sleep"), "x")
-  ask(fake$watch, call_frame("1", "lose"))
+  ask_gateway(fake$watch, call_frame("1", "lose"))
   found <- waited(fake)
   expect_s3_class(found$error, "rpicluster_error_lost")
   expect_match(conditionMessage(found$error), "did not arrive")
@@ -73,6 +73,7 @@ test_that("what a lost connection still ran is cancelled by the next one", {
   gateway <- fake_gateway()
   fake <- fake_watch(gateway)
   send(fake$backend, call_frame("1", "sleep"), "x")
+  Sys.sleep(0.5)
   withr::defer(session$orphans <- character())
   session$orphans <- "gone"
   cancel_orphans(fake$watch)
