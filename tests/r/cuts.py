@@ -73,23 +73,21 @@ class Cutter:
             "half-open": self.half_open,
         }
 
-    def rule(self, text: str) -> None:
-        """Drop what matches."""
-        run("ip", "netns", "exec", self.name, "nft", f"add rule inet cut out {text} drop")
+    def drop(self, ports: str) -> None:
+        """Drop what comes from or goes to these ports, all at one moment."""
+        rules = "; ".join(f"add rule inet cut out tcp {end} {{ {ports} }} drop" for end in ("sport", "dport"))
+        run("ip", "netns", "exec", self.name, "nft", rules)
 
     def black_hole(self, _: int) -> None:
         """Nothing arrives at the session's ports any more, and no error comes back."""
-        self.rule(f"tcp dport {PORT}-{PORT + 24}")
-        self.rule(f"tcp sport {PORT}-{PORT + 24}")
+        self.drop(f"{PORT}-{PORT + 24}")
 
     def half_open(self, pid: int) -> None:
         """The connections that R has are forgotten by the way between; new ones work."""
         sockets = run("ip", "netns", "exec", self.name, "ss", "-tnpH", "state", "established")
         ports = re.findall(rf":(\d+)\s+127\.0\.0\.1:188\d\d\s.*pid={pid},", sockets)
         assert ports, sockets
-        for port in ports:
-            self.rule(f"tcp sport {port}")
-            self.rule(f"tcp dport {port}")
+        self.drop(", ".join(ports))
 
     def mend(self, way: str) -> None:
         """Make the way whole."""
@@ -136,8 +134,8 @@ def cut(gateway: Gateway, cutter: Cutter, operation: str, way: str) -> dict[str,
         if ready is None:
             return {**row, "seconds": None, "class": "not ready", "said": said()[-500:]}
         time.sleep(RUN_S)
-        at = time.time()
         cutter.ways[way](int(ready[2].split()[0]))
+        at = time.time()
         end = wait_for("CONDITION", GIVE_UP_S)
         if end is None:
             return {**row, "seconds": None, "class": "hang", "said": said()[-500:]}

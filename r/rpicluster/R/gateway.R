@@ -3,7 +3,7 @@
 # status, then a typed value or the error's text. All numbers are big-endian.
 
 # A Pi's driver may pause for seconds; with the time between questions, a loss is said within ten.
-answer_seconds <- 7
+answer_seconds <- 6
 connect_seconds <- 3
 get_ports <- 0L
 # No session has this number, so the gateway answers at once and opens nothing.

@@ -4,7 +4,7 @@
 methods::setOldClass(c("rpi_spark_connection", "spark_connection"))
 
 # How long a write may make no progress, in whole seconds.
-write_seconds <- 7
+write_seconds <- 6
 
 register_sparklyr_methods <- function() {
   if (isTRUE(session$sparklyr_methods)) {
@@ -18,6 +18,10 @@ register_sparklyr_methods <- function() {
   # Not exported: where it is missing, sparklyr's own loop reads and evaluates `sparklyr.progress`.
   if (exists("read_bin", home, inherits = FALSE)) methods$read_bin <- read_watched
   for (generic in names(methods)) registerS3method(generic, "rpi_spark_connection", methods[[generic]], envir = home)
+  # dbplyr wraps what fails under these into an error of its own.
+  for (generic in c("copy_to", "tbl")) {
+    registerS3method(generic, "rpi_spark_connection", keep_class, envir = asNamespace("dplyr"))
+  }
   session$sparklyr_methods <- TRUE
   invisible()
 }
@@ -44,6 +48,17 @@ invoke_watched <- function(sc, static, object, method, ...) {
     warning = function(condition) refuse_short_write(watch, condition),
     error = function(condition) explain_failure(sc, condition)
   )
+}
+
+# Give back the condition of this package that another error was made of.
+keep_class <- function(...) {
+  tryCatch(NextMethod(), error = function(e) stop(own_condition(e)))
+}
+
+own_condition <- function(condition) {
+  cause <- condition
+  while (!is.null(cause) && !inherits(cause, "rpicluster_error")) cause <- cause$parent
+  if (is.null(cause)) condition else cause
 }
 
 # R's own word for a write that made no progress, after which the frame is broken.

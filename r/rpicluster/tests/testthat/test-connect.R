@@ -110,3 +110,11 @@ test_that("a bundle of this machine's packages is refused before it is sent", {
   expect_error(refuse_bundle("1", "addFile"), "r: packages:", class = "rpicluster_error_unsupported")
   expect_null(refuse_bundle("1", "collect"))
 })
+
+test_that("an error that was wrapped gives its cause back", {
+  ours <- error_of(abort("lost", "gone"))
+  wrapped <- structure(class = c("rlang_error", "error", "condition"), list(message = "Can't query fields", parent = ours))
+  expect_identical(own_condition(wrapped), ours)
+  other <- simpleError("x")
+  expect_identical(own_condition(other), other)
+})

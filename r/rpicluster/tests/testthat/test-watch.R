@@ -18,7 +18,7 @@ test_that("a gateway that is frozen is a condition within ten seconds", {
   tools::pskill(gateway$pid, tools::SIGSTOP)
   found <- waited(fake)
   expect_s3_class(found$error, "rpicluster_error_lost")
-  expect_match(conditionMessage(found$error), "did not answer within 7 s")
+  expect_match(conditionMessage(found$error), "did not answer within 6 s")
   expect_lt(found$seconds, 10)
 })
 
