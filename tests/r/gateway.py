@@ -15,6 +15,8 @@ from rpicluster.runtime import store
 SESSION = 42
 START_TIMEOUT_S = 180
 WARM_TIMEOUT_S = 300
+NAMESPACE = "CREATE NAMESPACE IF NOT EXISTS rpi.default"
+WARM = f"sc <- rpicluster::rpi_connect(); DBI::dbExecute(sc, '{NAMESPACE}'); rpicluster::rpi_disconnect(sc)"
 
 
 class Gateway:

@@ -36,7 +36,8 @@ spark_message <- function(text) {
 # from the NodeManager, as this machine may have no way there. NULL if it is not to be had.
 worker_words <- function(sc, text) {
   executor <- sub("^.*\\bexecutor ([0-9]+)\\).*$", "\\1", gsub("\n", " ", text))
-  executors <- sparklyr::invoke(sparklyr::spark_context(sc), "%>%", list("statusStore"), list("executorList", TRUE))
+  # As a reference: sparklyr would make texts of its elements.
+  executors <- sparklyr::j_invoke(sparklyr::spark_context(sc), "%>%", list("statusStore"), list("executorList", TRUE))
   for (i in seq_len(sparklyr::invoke(executors, "size")) - 1L) {
     one <- sparklyr::invoke(executors, "apply", i)
     if (identical(sparklyr::invoke(one, "id"), executor)) {

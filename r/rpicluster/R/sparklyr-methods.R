@@ -13,7 +13,7 @@ register_sparklyr_methods <- function() {
   home <- asNamespace("sparklyr")
   methods <- list(
     invoke_method = invoke_watched, j_invoke_method = invoke_watched, spark_log = driver_log,
-    spark_disconnect = disconnect_watched
+    spark_web = driver_page, spark_disconnect = disconnect_watched
   )
   # Not exported: where it is missing, sparklyr's own loop reads and evaluates `sparklyr.progress`.
   if (exists("read_bin", home, inherits = FALSE)) methods$read_bin <- read_watched
@@ -92,6 +92,11 @@ refuse_bundle <- function(object, method) {
       "name them under `r: packages:` in cluster.yml, run `rpicluster up`, and leave `packages` out"
     )
   }
+}
+
+driver_page <- function(sc, ...) {
+  address <- sparklyr::invoke(sparklyr::spark_context(sc), "%>%", list("uiWebUrl"), list("get"))
+  structure(paste0(address, "/jobs/"), class = "spark_web_url")
 }
 
 driver_log <- function(sc, n = 100, filter = NULL, ...) {

@@ -185,10 +185,6 @@ adopt_connection <- function(sc, document) {
   if (!is.null(document$namespace)) {
     sparklyr::invoke(own, "sql", paste("USE", paste(quote_name(strsplit(document$namespace, ".", fixed = TRUE)[[1]]), collapse = ".")))
   }
-  if (is.null(sc$config$sparklyr.web.spark)) {
-    page <- sparklyr::invoke(sc$state$spark_context, "%>%", list("uiWebUrl"), list("get"))
-    sc$state$spark_web <- structure(paste0(page, "/jobs/"), class = "spark_web_url")
-  }
   sc
 }
 

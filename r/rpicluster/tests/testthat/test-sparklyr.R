@@ -80,6 +80,7 @@ test_that("the session's log is at hand", {
   sc <- spark()
   expect_gt(length(sparklyr::spark_log(sc, n = 5)), 0)
   expect_lte(length(rpi_log(3, sc = sc)), 3)
+  expect_match(unclass(sparklyr::spark_web(sc)), "^http://.*/jobs/$")
 })
 
 test_that("a closed connection says so, and closing it again does no harm", {
