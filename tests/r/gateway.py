@@ -15,8 +15,7 @@ from rpicluster.runtime import store
 SESSION = 42
 START_TIMEOUT_S = 180
 WARM_TIMEOUT_S = 300
-NAMESPACE = "CREATE NAMESPACE IF NOT EXISTS rpi.default"
-WARM = f"sc <- rpicluster::rpi_connect(); DBI::dbExecute(sc, '{NAMESPACE}'); rpicluster::rpi_disconnect(sc)"
+WARM = "sc <- rpicluster::rpi_connect(); rpicluster::rpi_disconnect(sc)"
 
 
 class Gateway:
@@ -35,7 +34,7 @@ class Gateway:
         self.runtime, self.java_home, self.library = runtime, java_home, library
         self.folder, self.port, self.prefix = folder, port, tuple(prefix)
         self.process: subprocess.Popen[bytes] | None = None
-        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "warehouse" / "default").mkdir(parents=True, exist_ok=True)  # Iceberg's namespace
 
     @property
     def document(self) -> Path:
@@ -91,10 +90,7 @@ class Gateway:
             )
         self.save()
         self._wait_for_port()
-        warmed = self.r(
-            "library(sparklyr); sc <- rpicluster::rpi_connect(); rpicluster::rpi_disconnect(sc)",
-            WARM_TIMEOUT_S,
-        )
+        warmed = self.r(WARM, WARM_TIMEOUT_S)
         assert warmed.returncode == 0, warmed.stderr + (self.folder / "driver.log").read_text()[-2000:]
 
     def save(self) -> None:
@@ -109,6 +105,7 @@ class Gateway:
             "user": "r",
             "webhdfs": "http://127.0.0.1:1",
             "webhdfs_user": "r",
+            "namespace": "rpi.default",
             "sparklyr": {**sparklyr, "version": self.version()},
         }
         self.document.write_text(json.dumps(document))
