@@ -85,7 +85,7 @@ class Cutter:
     def half_open(self, pid: int) -> None:
         """The connections that R has are forgotten by the way between; new ones work."""
         sockets = run("ip", "netns", "exec", self.name, "ss", "-tnpH", "state", "established")
-        ports = re.findall(rf":(\d+)\s+127\.0\.0\.1:188\d\d\s.*pid={pid},", sockets)
+        ports = re.findall(rf":(\d+)\s+127\.0\.0\.1:18[89]\d\d\s.*pid={pid},", sockets)
         assert ports, sockets
         self.drop(", ".join(ports))
 

@@ -4,7 +4,6 @@
 
 # A Pi's driver may pause for seconds; with the time between questions, a loss is said within ten.
 answer_seconds <- 6
-connect_seconds <- 3
 get_ports <- 0L
 # No session has this number, so the gateway answers at once and opens nothing.
 nobodys_session <- -1L
@@ -117,12 +116,12 @@ read_answer <- function(bytes) {
   value()
 }
 
-open_socket <- function(host, port, seconds = connect_seconds) {
+open_socket <- function(host, port, seconds = answer_seconds) {
   tryCatch(
     suppressWarnings(socketConnection(host, port, blocking = TRUE, open = "r+b", timeout = seconds)),
     error = function(e) {
       abort(
-        "unreachable", sprintf("nothing accepts connections at %s:%d", host, as.integer(port)),
+        "unreachable", sprintf("%s:%d accepts no connection", host, as.integer(port)),
         "rpi_status() says what is dead; `rpicluster connect` opens the way to a cluster on nodes"
       )
     }
@@ -145,10 +144,10 @@ call_on <- function(socket, frame, where, seconds = answer_seconds) {
 gateway_answers <- function(door, seconds = answer_seconds) {
   where <- door_name(door)
   began <- now()
-  socket <- open_socket(door$host, door$port, min(seconds, connect_seconds))
+  socket <- open_socket(door$host, door$port, seconds)
   on.exit(close(socket))
   send(socket, c(int_bytes(get_ports), int_bytes(nobodys_session), int_bytes(0L)), where)
-  answer <- readBin(read_bytes(socket, 12L, now() + seconds, where), "integer", 3L, endian = "big")
+  answer <- readBin(read_bytes(socket, 12L, began + seconds, where), "integer", 3L, endian = "big")
   if (answer[[1]] != nobodys_session) {
     abort("service", sprintf("%s answers, but it is no gateway of sparklyr", where), "rpicluster status")
   }

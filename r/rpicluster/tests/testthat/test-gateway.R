@@ -12,7 +12,7 @@ test_that("a gateway that answers is told from a port that is only open", {
 
 test_that("a port that nobody listens on is an error at once", {
   began <- now()
-  expect_error(gateway_answers(list(host = "127.0.0.1", port = 1L)), "nothing accepts", class = "rpicluster_error_unreachable")
+  expect_error(gateway_answers(list(host = "127.0.0.1", port = 1L)), "accepts no connection", class = "rpicluster_error_unreachable")
   expect_lt(now() - began, 4)
 })
 
