@@ -15,8 +15,9 @@ register_sparklyr_methods <- function() {
     invoke_method = invoke_watched, j_invoke_method = invoke_watched, spark_log = driver_log,
     spark_web = driver_page, spark_disconnect = disconnect_watched
   )
-  # Not exported: where it is missing, sparklyr's own loop reads and evaluates `sparklyr.progress`.
-  if (exists("read_bin", home, inherits = FALSE)) methods$read_bin <- read_watched
+  # Not exported: where it is missing, sparklyr's own loop reads, and evaluates `sparklyr.progress` between two time-outs.
+  session$reads <- exists("read_bin", home, inherits = FALSE)
+  if (session$reads) methods$read_bin <- read_watched
   for (generic in names(methods)) registerS3method(generic, "rpi_spark_connection", methods[[generic]], envir = home)
   # dbplyr wraps what fails under these into an error of its own.
   for (generic in c("copy_to", "tbl")) {
@@ -41,7 +42,7 @@ invoke_watched <- function(sc, static, object, method, ...) {
     watch$busy <- FALSE
     clear_progress(watch)
   })
-  socketTimeout(sc$backend, write_seconds)
+  socketTimeout(sc$backend, if (isTRUE(session$reads)) write_seconds else 1L)
   withCallingHandlers(
     NextMethod(),
     interrupt = function(condition) cancel_call(watch, sc$backend),

@@ -143,9 +143,10 @@ greet <- function(document, config) {
 # sparklyr evaluates `sparklyr.progress` while it waits. It does so before this package reads for it, and always if a later
 # version of sparklyr reads in another way.
 sparklyr_config <- function(door, config = list()) {
+  watch <- NULL
   ours <- list(
     sparklyr.progress = function() {
-      gateway_answers(door)
+      if (is.null(watch)) gateway_answers(door) else tick(watch, now())
       FALSE
     },
     sparklyr.progress.interval = 1,
@@ -172,6 +173,8 @@ adopt_connection <- function(sc, document) {
   watch$sockets <- list(sc$backend, sc$monitoring, sc$gateway)
   watch$cluster <- document$cluster
   watch$document <- document
+  ours <- environment(sc$config$sparklyr.progress)
+  if (!is.null(ours) && exists("watch", ours, inherits = FALSE)) ours$watch <- watch
   cancel_orphans(watch)
   sc$state$rpicluster <- watch
   # sparklyr leaves it empty here, and compares it before it asks for quantiles of several columns.
