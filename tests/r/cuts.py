@@ -134,8 +134,9 @@ def cut(gateway: Gateway, cutter: Cutter, operation: str, way: str) -> dict[str,
         if ready is None:
             return {**row, "seconds": None, "class": "not ready", "said": said()[-500:]}
         time.sleep(RUN_S)
+        at = time.time()  # from here, as a firewall's rule holds before its command returns
         cutter.ways[way](int(ready[2].split()[0]))
-        at = time.time()
+        took_s = time.time() - at
         end = wait_for("CONDITION", GIVE_UP_S)
         if end is None:
             return {**row, "seconds": None, "class": "hang", "said": said()[-500:]}
@@ -144,6 +145,7 @@ def cut(gateway: Gateway, cutter: Cutter, operation: str, way: str) -> dict[str,
         return {
             **row,
             "seconds": round(float(end[0]) - at, 1),
+            "cutting_took_s": round(took_s, 1),
             "class": next((c for c in classes.split(",") if c.startswith("rpicluster_error_")), classes),
             "said": message[:300],
             "again": again[2] if again else None,
