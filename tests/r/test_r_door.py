@@ -65,7 +65,6 @@ def test_sparklyr_works_through_rpi_connect(gateway, library, tmp_path):  # noqa
 
 
 @pytest.mark.long
-@pytest.mark.network
 def test_no_cut_hangs_and_each_is_a_condition_in_time(runtime, sparklyr, in_r):
     if os.geteuid() != 0 or not shutil.which("nft"):
         pytest.skip("a network namespace needs root and nft")
