@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 from rpicluster.cli.main import run
-from rpicluster.design.project import Project, SparklyrDoor, project_files
+from rpicluster.design.project import Project, project_files
 from rpicluster.errors import UsageError
 from rpicluster.project.writing import templates, write_config, write_project
 
-DOOR = SparklyrDoor("127.0.0.1", 18880, 42)
+DOOR = "sparklyr://127.0.0.1:18880/42"
 FILES = {
     ".Rprofile",
     ".gitignore",
@@ -104,21 +104,6 @@ def test_whatever_name_is_taken_gives_json_that_can_be_read(name):
             json.loads(text)
 
 
-@pytest.mark.parametrize(
-    "said", [17, {"host": "127.0.0.1"}, {"host": 'x"y', "port": 1, "session": 2}, {"host": "h", "port": "1"}]
-)
-def test_a_door_that_cannot_be_read_is_an_error_not_a_config(said):
-    with pytest.raises(UsageError, match="sparklyr"):
-        SparklyrDoor.from_document({"sparklyr": said})
-
-
-def test_the_door_is_what_the_connection_document_says():
-    said = {"host": "127.0.0.1", "port": 18880, "last_port": 18899, "session": 42, "version": "1.9.5"}
-    assert SparklyrDoor.from_document({"sparklyr": said}) == DOOR
-    assert SparklyrDoor.from_document({"sparklyr": None}) is None
-    assert SparklyrDoor.from_document({}) is None
-
-
 def test_a_project_is_written_below_a_path_with_spaces_and_umlauts(tmp_path, capsys):
     folder = tmp_path / "Übung 1" / "meine Flüge"
     folder.parent.mkdir()
@@ -179,7 +164,7 @@ def test_bad_input_is_two_lines_and_exit_code_2(capsys, arguments, said):
 def test_config_yml_is_written_anew_but_not_over_somebody_elses(tmp_path):
     (tmp_path / "p").mkdir()
     write_config(tmp_path / "p", Project("p", "demo", DOOR))
-    path = write_config(tmp_path / "p", Project("p", "demo", SparklyrDoor("127.0.0.1", 18900, 42)))
+    path = write_config(tmp_path / "p", Project("p", "demo", "sparklyr://127.0.0.1:18900/42"))
     assert "sparklyr://127.0.0.1:18900/42" in path.read_text()
     path.write_text("default:\n  mine: 1\n")
     with pytest.raises(UsageError, match="is not written by rpicluster"):

@@ -3,11 +3,11 @@
 
 # The bridge of a cluster. Each call runs in one Python thread of its own while R polls, because an R interrupt is seen
 # only between calls: reticulate cannot end a Python call from outside.
-python_bridge <- function(cluster) {
+python_bridge <- function(cluster, tick = NULL) {
   module <- start_python()
   pool <- session$futures$ThreadPoolExecutor(1L)
   wait <- function(what, interruptible = NULL) {
-    function(...) await(pool$submit(what, ...), interruptible)
+    function(...) await(pool$submit(what, ...), interruptible, tick)
   }
   handle <- wait(module$open)(cluster)
   cancel <- function() module$interrupt(handle)
@@ -40,13 +40,17 @@ python_bridge <- function(cluster) {
 poll_seconds <- 0.2
 cancel_seconds <- 5
 
-# Wait for a Python future. An R interrupt first cancels the job on the cluster, then goes on as an interrupt.
-await <- function(future, cancel = NULL) {
+# Wait for a Python future. An R interrupt first cancels the job on the cluster, then goes on as an interrupt. `tick` is
+# called meanwhile and may end the wait with an error.
+await <- function(future, cancel = NULL, tick = NULL) {
   done <- function() reticulate::py_to_r(future$done())
   poll <- function() session$futures$wait(list(future), timeout = poll_seconds)
   cancelled <- FALSE
   withCallingHandlers(
-    while (!done()) poll(),
+    while (!done()) {
+      poll()
+      if (!is.null(tick)) tick()
+    },
     interrupt = function(condition) {
       if (!cancelled && !is.null(cancel)) {
         cancelled <<- TRUE

@@ -4,7 +4,7 @@ abort <- function(class, message, hint = NULL, call = NULL, ...) {
   text <- if (is.null(hint)) message else paste0(message, "\nhint: ", hint)
   stop(structure(
     class = c(paste0("rpicluster_error_", class), "rpicluster_error", "error", "condition"),
-    list(message = text, hint = hint, call = call, ...)
+    list(message = text, reason = message, hint = hint, call = call, ...)
   ))
 }
 

@@ -73,14 +73,14 @@ read_status <- function(answer) {
 }
 
 # The tool said an error in words; keep its message and its hint.
-abort_tool <- function(answer) {
+abort_tool <- function(answer, command = "status --json") {
   talk <- answer$talk[nzchar(answer$talk)]
   hints <- sub("^hint: *", "", grep("^hint:", talk, value = TRUE))
   said <- sub("^error: *", "", talk[!startsWith(talk, "hint:")])
   message <- if (length(said)) {
     paste(said, collapse = "\n")
   } else {
-    sprintf("`rpicluster status --json` ended with exit code %d and no document", answer$code)
+    sprintf("`rpicluster %s` ended with exit code %d and no document", command, answer$code)
   }
   abort(
     if (identical(as.integer(answer$code), 4L)) "unreachable" else "status", message,

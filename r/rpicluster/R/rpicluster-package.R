@@ -2,7 +2,9 @@
 #'
 #' Connect with `con <- DBI::dbConnect(rpicluster::rpi())`, look at tables with
 #' [DBI::dbListTables()], and use `dplyr::tbl(con, "flights")` for dplyr verbs
-#' that run on the cluster. [rpi_status()] says whether the cluster is well.
+#' that run on the cluster. With sparklyr installed, `sc <- rpicluster::rpi_connect()`
+#' gives a connection of it, see [rpi_connect()].
+#' [rpi_status()] says whether the cluster is well.
 #'
 #' @section Options:
 #' * `rpicluster.python` (or the environment variable `RPICLUSTER_PYTHON`): the
@@ -10,6 +12,8 @@
 #'   `rpicluster r-install` nor `PATH` tells the right one.
 #' * `rpicluster.cluster` (or `RPICLUSTER_CLUSTER`): the cluster that is used
 #'   when `cluster` is not given.
+#' * `rpicluster.progress`: `TRUE` shows a line about a running job of
+#'   sparklyr; by default in an interactive R.
 #'
 #' @section Conditions:
 #' Every error of this package has the class `rpicluster_error`, a more exact
@@ -19,13 +23,15 @@
 #' refused or failed a statement), `_usage` (an argument is wrong),
 #' `_unsupported` (Spark cannot do this), `_closed` (the connection or result
 #' is closed), `_data` (a value cannot be moved without loss), `_status` (the
-#' command line tool failed), `_service` (any other failure of the cluster).
+#' command line tool failed), `_lost` (a connection of [rpi_connect()] broke),
+#' `_apply` (a function of `spark_apply()` failed on a worker), `_sparklyr`
+#' (sparklyr or the session's gateway is missing or of another version),
+#' `_service` (any other failure of the cluster).
 #'
 #' @keywords internal
 #' @aliases rpicluster-package
 #' @import methods
 #' @import DBI
-#' @importFrom bit64 as.integer64
 #' @importFrom bit64 as.integer64
 "_PACKAGE"
 
@@ -34,6 +40,9 @@ session <- new.env(parent = emptyenv())
 session$count <- 0
 session$bridges <- list()
 session$forgotten <- character()
+session$sparklyr <- list()
+session$orphans <- character()
+session$bulk <- list()
 
 .onLoad <- function(libname, pkgname) {
   reg.finalizer(session, function(session) close_bridges(names(session$bridges)), onexit = TRUE)

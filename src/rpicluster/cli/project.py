@@ -40,7 +40,7 @@ def new(folder: Path, which: str | None) -> None:
         console.say("there is no cluster yet; the project takes the one that there will be")
         console.next_step("rpicluster init", f"code {shlex.quote(str(folder))}")
         return
-    sparklyr = f"goes to {wanted.door.master}" if wanted.door else "has no door there: scripts use DBI"
+    sparklyr = f"goes to {wanted.master}" if wanted.master else "has no door there: scripts use DBI"
     console.say(f"cluster {cluster.name}; sparklyr {sparklyr}")
     console.next_step(
         f"rpicluster project flights --cluster {cluster.name}", f"code {shlex.quote(str(folder))}"
@@ -55,7 +55,7 @@ def config(folder: Path, which: str | None) -> None:
     from rpicluster.project.writing import project_for, write_config
 
     wanted = project_for("unnamed", find_cluster(which))  # config.yml names the cluster, not the project
-    console.say(f"wrote {write_config(folder, wanted)}: {wanted.door.master if wanted.door else ''}")
+    console.say(f"wrote {write_config(folder, wanted)}: {wanted.master}")
     console.next_step("R", "sc <- sparklyr::spark_connect()")
 
 

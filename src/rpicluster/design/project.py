@@ -23,39 +23,12 @@ _HIDDEN = frozenset(["Rprofile", "gitignore", "lintr", "vscode"])
 
 
 @dataclass(frozen=True)
-class SparklyrDoor:
-    """Where sparklyr's gateway listens, as the connection document says."""
-
-    host: str
-    port: int
-    session: int
-
-    @property
-    def master(self) -> str:
-        """What `spark_connect(master =)` takes."""
-        return f"sparklyr://{self.host}:{self.port}/{self.session}"
-
-    @classmethod
-    def from_document(cls, document: Mapping[str, object]) -> "SparklyrDoor | None":
-        """Return the door in a connection document, None where the session has none; raises UsageError."""
-        door = document.get("sparklyr")
-        if door is None:
-            return None
-        match door:
-            case {"host": str(host), "port": int(port), "session": int(session)} if re.fullmatch(
-                r"[A-Za-z0-9.-]+", host
-            ):
-                return cls(host, port, session)
-        raise UsageError(f"the connection file says of sparklyr what this version cannot read: {door!r}")
-
-
-@dataclass(frozen=True)
 class Project:
     """What the templates ask for."""
 
     name: str
     cluster: str | None  # None: whichever `rpicluster` finds
-    door: SparklyrDoor | None = None
+    master: str | None = None  # of sparklyr, where the session has a door for it
     spark_page: str | None = None  # URL of Spark's pages, where a browser sees them without a proxy
 
     def __post_init__(self) -> None:
@@ -69,8 +42,8 @@ class Project:
 
 
 def project_files(project: Project, templates: Mapping[str, str]) -> dict[str, str]:
-    """Return the text of every file by its path in the project; config.yml only where there is a door."""
-    wanted = {name: text for name, text in templates.items() if project.door or name != CONFIG_FILE}
+    """Return the text of every file by its path in the project; config.yml only where sparklyr has a door."""
+    wanted = {name: text for name, text in templates.items() if project.master or name != CONFIG_FILE}
     return {_path(name, project): render(text, project) for name, text in wanted.items()}
 
 

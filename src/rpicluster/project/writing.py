@@ -1,7 +1,6 @@
 """Templates from the wheel, and a project's folder: there whole, or not at all."""
 
 import errno
-import json
 import shlex
 import tempfile
 from importlib.resources import files
@@ -9,8 +8,9 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from rpicluster.cluster import Cluster
-from rpicluster.design.project import CONFIG_FILE, Project, SparklyrDoor, project_files, render
+from rpicluster.design.project import CONFIG_FILE, Project, project_files, render
 from rpicluster.errors import UsageError
+from rpicluster.services.connect.connection import Connection
 
 _MARK = "# Written by rpicluster"
 _TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR)
@@ -35,18 +35,10 @@ def project_for(name: str, cluster: Cluster | None) -> Project:
     """Return what is to be written: with the cluster's door for sparklyr, if its session has one."""
     if cluster is None:
         return Project(name, None)
-    door = _door(cluster.connection_path)
+    path = cluster.connection_path
+    door = Connection.load(path).sparklyr if path.exists() else None  # it is not before the first `up`
     local_page = cluster.pages()[0]["Spark"] if door and cluster.spec.is_local else None
-    return Project(name, cluster.name, door, local_page)
-
-
-def _door(connection: Path) -> SparklyrDoor | None:
-    try:
-        return SparklyrDoor.from_document(json.loads(connection.read_text(encoding="utf-8")))
-    except FileNotFoundError:  # before the first `up`
-        return None
-    except (ValueError, AttributeError) as error:
-        raise UsageError(f"{connection} is not a connection file: {error}", hint="rpicluster up") from error
+    return Project(name, cluster.name, door.master if door else None, local_page)
 
 
 def write_project(folder: Path, project: Project) -> list[Path]:
@@ -79,14 +71,14 @@ def write_project(folder: Path, project: Project) -> list[Path]:
 def write_config(folder: Path, project: Project) -> Path:
     """Write config.yml of a project anew; raises UsageError for a door that is not, or a file not ours."""
     path = folder / CONFIG_FILE
-    if project.door is None:
+    if project.master is None:
         raise UsageError(
             f"the session of {project.cluster} has no door for sparklyr",
             hint="`sessions: {sparklyr: on}` in cluster.yml, then: rpicluster up",
         )
     if path.exists() and not path.read_text(encoding="utf-8").startswith(_MARK):
         raise UsageError(
-            f"{path} is not written by rpicluster, and stays", hint=f"add: {project.door.master}"
+            f"{path} is not written by rpicluster, and stays", hint=f"add: {project.master}"
         )
     fresh = path.with_name(f".{path.name}.new")
     fresh.write_text(render(templates()[CONFIG_FILE], project), encoding="utf-8")

@@ -23,7 +23,7 @@ VARIABLE = "RPICLUSTER_CONNECTION"
 
 @dataclass(frozen=True)
 class SparklyrDoor:
-    """Where sparklyr's gateway is: `sparklyr://HOST:PORT/SESSION` is the master.
+    """Where sparklyr's gateway is.
 
     Its clients' second ports are those up to `last_port`, the same numbers at both ends of a tunnel.
     """
@@ -38,6 +38,11 @@ class SparklyrDoor:
     def at(cls, port: int, version: str) -> "SparklyrDoor":
         """Return the gateway at `port`, as every session has it."""
         return cls(LOOPBACK, port, port + SPARKLYR_PORTS - 1, SPARKLYR_SESSION, version)
+
+    @property
+    def master(self) -> str:
+        """What `spark_connect(master =)` takes."""
+        return f"sparklyr://{self.host}:{self.port}/{self.session}"
 
 
 @dataclass(frozen=True)
