@@ -77,9 +77,7 @@ def write_config(folder: Path, project: Project) -> Path:
             hint="`sessions: {sparklyr: on}` in cluster.yml, then: rpicluster up",
         )
     if path.exists() and not path.read_text(encoding="utf-8").startswith(_MARK):
-        raise UsageError(
-            f"{path} is not written by rpicluster, and stays", hint=f"add: {project.master}"
-        )
+        raise UsageError(f"{path} is not written by rpicluster, and stays", hint=f"add: {project.master}")
     fresh = path.with_name(f".{path.name}.new")
     fresh.write_text(render(templates()[CONFIG_FILE], project), encoding="utf-8")
     fresh.replace(path)
