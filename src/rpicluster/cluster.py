@@ -129,13 +129,18 @@ class Cluster:
             for file in files("rpicluster.session.keeper").iterdir()
             if file.name.endswith(".py")
         }
-        spec, sizes, runtime_id = (
-            self.site.spec,
-            self.sizes,
-            store.locked_hash()[:16],
-        )  # its folder in the cache
+        sizes = self.sizes  # first: it looks, and the spec is that of those that take part
+        runtime_id = store.locked_hash()[:16]  # its folder in the cache
+        jar = self.site.gateway.jar
         try:
-            return render(spec, sizes, self.placement, runtime_id, keeper_sources=keeper)
+            return render(
+                self.site.spec,
+                sizes,
+                self.placement,
+                runtime_id,
+                keeper_sources=keeper,
+                sparklyr_jar=jar.content if jar is not None else None,
+            )
         except ValueError as error:
             raise SpecError(f"{self.spec_path}: {error}") from error
 

@@ -12,6 +12,8 @@ RpiclusterError
 │   ├── SqlError       Spark refused or failed a statement             exit 1
 │   └── SessionLost    Spark no longer knows this session              exit 1
 ├── RPackageError      an R package for the nodes cannot be had        exit 1
+├── SparklyrMissing    this machine has no sparklyr to take the gateway from  exit 1
+├── SparklyrUnusable   its sparklyr is too old or damaged              exit 1
 ├── TransferError      a file could not be moved; nothing half is left  exit 1
 ├── LockHeld           somebody else is changing this cluster          exit 1
 ├── HostKeyRefused     a node's host key is not the known one: hard stop  exit 1
@@ -73,6 +75,14 @@ class RuntimeFetchError(RpiclusterError):
 
 class RPackageError(RpiclusterError):
     """An R package for the nodes is not offered, does not fit, or could not be fetched or verified."""
+
+
+class SparklyrMissing(RpiclusterError):
+    """No R on this machine, or no sparklyr in R, whose jar is the gateway of sessions."""
+
+
+class SparklyrUnusable(RpiclusterError):
+    """The sparklyr of this machine is too old for the cluster's Spark, or damaged."""
 
 
 class LocalEngineError(RpiclusterError):

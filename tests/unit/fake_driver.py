@@ -1,9 +1,10 @@
 """A driver for the keeper's tests: a real gRPC server and a real HTTP server in one process, as in Spark's.
 
-Run as `python fake_driver.py DIRECTORY CONNECT_PORT UI_PORT`. A file in DIRECTORY changes what it does:
-`no-ui` closes the UI as a stopped SparkContext does, `slow` delays the door's next answer by its content
+Run as `python fake_driver.py DIRECTORY CONNECT_PORT UI_PORT [GATEWAY_PORT]`. A file in DIRECTORY changes
+what it does: `no-ui` closes the UI as a stopped SparkContext does, `slow` delays the door's next answer by its content
 in seconds, `deaf` ignores SIGTERM, `child` starts a process of its own, `dies` ends it at its start with a
-message like Java's.
+message like Java's; `no-gateway` closes sparklyr's gateway, `stopped` is for its clients a SparkContext that
+was stopped.
 """
 
 import http.server
@@ -19,6 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+
+sys.path.insert(0, str(Path(__file__).parent))
+from fake_gateway import FakeGateway
 
 
 def field(number: int, value: bytes) -> bytes:
@@ -75,7 +79,16 @@ def main() -> None:
     http.server.HTTPServer.allow_reuse_address = True
     ui = http.server.ThreadingHTTPServer(("127.0.0.1", ui_port), Ui)
     threading.Thread(target=ui.serve_forever, daemon=True).start()
+    gateway = None
+    if len(sys.argv) > 4:
+        gateway = FakeGateway(app_id, port=int(sys.argv[4]))
+        gateway.stopped = (directory / "stopped").exists
     while True:
+        if gateway:
+            (directory / "clients").write_text(f"{gateway.clients_ever}")
+        if gateway and (directory / "no-gateway").exists():
+            (directory / "no-gateway").unlink()
+            gateway.close()
         if (directory / "no-ui").exists():
             (directory / "no-ui").unlink()
             ui.shutdown()

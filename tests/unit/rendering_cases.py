@@ -20,6 +20,8 @@ KEEPER = {
     name: f"# The keeper's {name}: the caller passes it in.\n".encode() for name in ("__main__.py", "loop.py")
 }
 
+JAR = b"sparklyr's jar: the caller passes it in\n"
+
 
 def load(case: str) -> Inputs:
     """Return the inputs of a case, checked."""
@@ -33,7 +35,14 @@ def load(case: str) -> Inputs:
 def rendered(case: str) -> Rendered:
     """Return what a case renders to now."""
     inputs = load(case)
-    return render(inputs.spec, inputs.sizes, inputs.placement, f"runtime-of-{case}", keeper_sources=KEEPER)
+    return render(
+        inputs.spec,
+        inputs.sizes,
+        inputs.placement,
+        f"runtime-of-{case}",
+        keeper_sources=KEEPER,
+        sparklyr_jar=JAR,
+    )
 
 
 def tree(result: Rendered) -> dict[str, bytes]:

@@ -8,7 +8,7 @@ import pytest
 
 from rpicluster.errors import ServiceError, SessionLost, SqlError, Unreachable, UsageError
 from rpicluster.services.connect.affected import changed_table, counting_query
-from rpicluster.services.connect.connection import Connection
+from rpicluster.services.connect.connection import Connection, SparklyrDoor
 from rpicluster.services.connect.door import Door
 from rpicluster.services.connect.failures import Failure, explain, without_stack
 from rpicluster.services.connect.protocol import load_messages
@@ -128,6 +128,29 @@ def test_a_connection_file_is_private_and_reads_back(tmp_path):
     assert Connection.load(path) == connection()
     assert json.loads(path.read_text())["schema"] == 1
     assert [file.name for file in tmp_path.iterdir()] == ["connection.json"]
+
+
+def test_a_connection_file_says_where_the_gateway_is_and_an_older_one_that_there_is_none(tmp_path):
+    path = tmp_path / "connection.json"
+    there = connection(sparklyr=SparklyrDoor.at(18880, "1.9.5"))
+    there.save(path)
+    document = json.loads(path.read_text())
+    assert document["sparklyr"] == {
+        "host": "127.0.0.1",
+        "port": 18880,
+        "last_port": 18899,
+        "session": 42,
+        "version": "1.9.5",
+    }
+    assert Connection.load(path) == there
+    del document["sparklyr"]
+    path.write_text(json.dumps(document))
+    assert Connection.load(path).sparklyr is None
+    connection().save(path)
+    assert json.loads(path.read_text())["sparklyr"] is None
+    path.write_text(json.dumps({**document, "sparklyr": {"port": 1}}))
+    with pytest.raises(UsageError, match="is not a connection file"):
+        Connection.load(path)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema": 2}', '{"schema": 1, "cluster": "c"}'])

@@ -18,12 +18,13 @@ from rpicluster.model.facts import NodePaths
 from rpicluster.model.ports import SESSION_PORTS
 
 sys.path.insert(0, str(Path(__file__).parent))
-from rendering_cases import KEEPER, NAMES, load
+from rendering_cases import JAR, KEEPER, NAMES, load
 
 REAL = [case for case in NAMES if not load(case).spec.is_local]
 every_case = pytest.mark.parametrize("case", REAL)
 NFT = Path(firewall.NFT)
 PROBE = Path(__file__).parent / "firewall_probe.py"
+GATEWAY_PROBE = Path(__file__).parent / "gateway_probe.py"
 
 
 def numbers(intervals: tuple[firewall.Interval, ...]) -> set[int]:
@@ -67,7 +68,7 @@ def listening_ports(inputs: Inputs, node: str) -> tuple[set[int], set[int]]:
                     own.add(int(match[1]))
         elif re.fullmatch(r"session/keeper-\w+\.json", path):
             document = json.loads(content)
-            loopback |= {door["port"] for door in document["doors"]}
+            loopback |= {door["port"] for door in document["doors"] if door["kind"] == "connect"}
             settings = (
                 part.split("=", 1) for part in document["java"] if re.match(r"spark\.[\w.]*port=", part)
             )
@@ -83,7 +84,7 @@ def listening_ports(inputs: Inputs, node: str) -> tuple[set[int], set[int]]:
 
 
 def rendered_files(inputs: Inputs) -> dict[str, dict[str, bytes]]:
-    result = render(inputs.spec, inputs.sizes, inputs.placement, "r", keeper_sources=KEEPER)
+    result = render(inputs.spec, inputs.sizes, inputs.placement, "r", keeper_sources=KEEPER, sparklyr_jar=JAR)
     return {node: {path: f.content for path, f in files.items()} for node, files in result.files.items()}
 
 
@@ -179,6 +180,46 @@ def test_a_stranger_finds_ssh_only_and_another_local_user_finds_nothing(tmp_path
         elif port == str(posed) or (port == str(guarded) and who == "stranger"):
             wanted = "silence"
         assert got == wanted, f"{who} (user {uid}) at port {port}: {got}"
+
+
+def test_the_firewall_knows_the_gateway_of_every_user_and_all_ports_of_its_clients() -> None:
+    inputs = load("pi5-sparklyr")
+    gateways = firewall.gateways(inputs, "pi1")
+    for user in ("ana", "bob"):
+        document = json.loads(rendered_files(inputs)["pi1"][layout.keeper_settings(user)])
+        (gateway,) = (door["port"] for door in document["doors"] if door["kind"] == "sparklyr")
+        assert gateways[user][0] == gateway
+        assert document["java"][-3:] == [str(gateway), "42", "--service"], "never --remote"
+    assert gateways["ana"][1] + 1 == gateways["bob"][0]
+    # sparklyr looks up to 99 numbers above the gateway's for one that is free.
+    assert gateways["bob"][1] == gateways["bob"][0] + 99
+    assert firewall.gateways(inputs, "pi2") == {}
+    assert firewall.gateways(load("pi4-3x4g"), "pi1") == {}
+
+
+def test_nobody_but_its_user_root_and_the_tunnel_reaches_a_gateway(tmp_path: Path) -> None:
+    if os.geteuid() != 0 or not shutil.which("ip"):
+        pytest.skip("needs root and ip")
+    inputs = load("pi5-sparklyr")
+    logins = {"ana": "daemon", "bob": "bin", "rpi-tunnel": "sys", "rpi-yarn": "games", "rpi-hdfs": "man"}
+    text = firewall.rules(inputs, "pi1").decode()
+    for ours, here in logins.items():
+        text = text.replace(f'"{ours}"', f'"{here}"')
+    rules = tmp_path / "rules.nft"
+    rules.write_text(text)
+    first, last = firewall.gateways(inputs, "pi1")["ana"]
+    knocking = ["nobody", "root", *logins.values()]
+    words = map(str, (rules, logins["ana"], first, first + 1, last, *knocking))
+    answer = in_a_network_of_its_own(sys.executable, str(GATEWAY_PROBE), *words, stdin=subprocess.DEVNULL)
+    assert answer.returncode == 0, answer.stderr
+    found = {tuple(line.split()[:3]): line.split()[3] for line in answer.stdout.splitlines()}
+    assert len(found) == 2 * 3 * len(knocking) + 1
+    assert found.pop(("poser", "root", str(first))) == "silence", "nobody answers in its user's place"
+    let_in = {"root", logins["ana"], logins["rpi-tunnel"]}
+    for (when, login, port), got in found.items():
+        # A probe counts only if it succeeded before.
+        wanted = "answered" if when == "stock" or login in let_in else "refused"
+        assert got == wanted, f"{when}: {login} at port {port}: {got}"
 
 
 @pytest.fixture

@@ -53,6 +53,43 @@ def test_every_node_has_an_address_of_its_own_and_the_standard_ports(tmp_path):
     assert worker.ports == WORKER_PORTS
 
 
+def with_gateway(spec: ClusterSpec, setting: str) -> ClusterSpec:
+    return ClusterSpec.model_validate({**spec.model_dump(), "sessions": {"sparklyr": setting}})
+
+
+def test_a_gateway_gets_twenty_free_ports_on_127_0_0_1_that_it_keeps(tmp_path):
+    state, _ = place(tmp_path)
+    spec = with_gateway(spec_of("demo", 3), "on")
+    busy = []
+    try:
+        # Somebody listens in the middle of the first range.
+        if can_bind("127.0.0.1", 18885):
+            busy.append(socket.create_server(("127.0.0.1", 18885)))
+        first = allocate(state, spec, java_home="/j", python="/p").nodes["n0"].ports["sparklyr"]
+        assert first >= 18900 and (first - 18880) % 20 == 0
+    finally:
+        for server in busy:
+            server.close()
+    again = allocate(state, spec, java_home="/j", python="/p")
+    assert again.nodes["n0"].ports["sparklyr"] == first
+    assert unit_ports(again, "n0", "session-me")["sparklyr"] == ("127.0.0.1", first)
+    off = allocate(state, with_gateway(spec, "off"), java_home="/j", python="/p")
+    assert "sparklyr" not in off.nodes["n0"].ports
+    other, _ = place(tmp_path, "other", networks=["127.63.61"])
+    ports = allocate(other, with_gateway(spec_of("other", 3), "on"), java_home="/j", python="/p").nodes["n0"]
+    assert abs(ports.ports["sparklyr"] - first) >= 20
+
+
+def test_a_taken_port_of_the_gateway_is_named_with_its_owner(tmp_path):
+    state, _ = place(tmp_path)
+    placement = allocate(state, with_gateway(spec_of("demo", 3), "on"), java_home="/j", python="/p")
+    with (
+        socket.create_server(("127.0.0.1", placement.nodes["n0"].ports["sparklyr"])),
+        pytest.raises(LocalEngineError, match=r"session-me on n0 needs 127\.0\.0\.1:\d+ \(sparklyr\)"),
+    ):
+        check_ports(placement, "n0", "session-me")
+
+
 def test_datanodes_of_one_machine_differ_in_their_data_port(tmp_path):
     _, placement = place(tmp_path, nodes=5)
     ports = [placed.ports["datanode_data"] for name, placed in placement.nodes.items() if name != "n0"]

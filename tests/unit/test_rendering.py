@@ -12,7 +12,6 @@ import pytest
 from rpicluster.design import daemon_units, layout
 from rpicluster.design.inputs import Inputs
 from rpicluster.design.rendering import render, settings_of
-from rpicluster.design.session_files import Launch
 from rpicluster.design.settings import as_properties, as_xml, setting
 from rpicluster.design.spark_files import check_extras
 from rpicluster.design.units import Rendered, unit_hash
@@ -21,7 +20,7 @@ from rpicluster.model.ports import SESSION_PORTS
 from rpicluster.model.spec import ClusterSpec, Role
 
 sys.path.insert(0, str(Path(__file__).parent))
-from rendering_cases import KEEPER, NAMES, load, rendered
+from rendering_cases import JAR, KEEPER, NAMES, load, rendered
 
 pytestmark = pytest.mark.filterwarnings("error")
 every_case = pytest.mark.parametrize("case", NAMES)
@@ -186,25 +185,51 @@ def test_a_keeper_is_told_everything_but_the_secret(case: str) -> None:
         document = json.loads(rendered(case).files[inputs.manager][layout.keeper_settings(user)].content)
         assert document["schema"] == 1 and document["user"] == user and document["name"] == f"session-{user}"
         assert document["java"][0] == f"{inputs.node(inputs.manager).java_home}/bin/java"
-        assert document["java"][-2:] == [
-            "org.apache.spark.sql.connect.service.SparkConnectServer",
-            "spark-internal",
-        ]
+        (connect,) = (door for door in document["doors"] if door["kind"] == "connect")
+        if inputs.has_gateway:
+            assert document["java"][-5:-3] == ["sparklyr.Shell", "/etc/rpicluster/session/sparklyr.jar"]
+        else:
+            assert document["doors"] == [connect]
+            assert document["java"][-2:] == [
+                "org.apache.spark.sql.connect.service.SparkConnectServer",
+                "spark-internal",
+            ]
         assert not any("token" in part.lower() for part in document["java"])
         assert list(document["secret_environment"]) == ["SPARK_CONNECT_AUTHENTICATE_TOKEN"]
-        assert document["doors"][0]["host"] == "127.0.0.1"
-        assert f"spark.connect.grpc.binding.port={document['doors'][0]['port']}" in document["java"]
+        assert {door["host"] for door in document["doors"]} == {"127.0.0.1"}
+        assert f"spark.connect.grpc.binding.port={connect['port']}" in document["java"]
         ports |= {part.split("=")[1] for part in document["java"] if re.match(r"spark\.\S*port=", part)}
     assert len(ports) == len(SESSION_PORTS) * len(inputs.users), "two sessions share a port"
 
 
-def test_the_main_class_and_its_doors_are_data() -> None:
-    inputs = load("local-demo")
-    launch = Launch("sparklyr.Shell", "/opt/gateway.jar", ("8880", "42"), (("spark.plugins", "a.Plugin"),))
-    result = render(inputs.spec, inputs.sizes, inputs.placement, "r", keeper_sources=KEEPER, launch=launch)
-    document = json.loads(result.files["manager"]["session/keeper-ana.json"].content)
-    assert document["java"][-5:] == ["--class", "sparklyr.Shell", "/opt/gateway.jar", "8880", "42"]
-    assert "spark.plugins=a.Plugin" in document["java"]
+def test_a_gateway_brings_its_jar_to_the_manager_and_another_jar_restarts_sessions_alone() -> None:
+    inputs, before = load("pi5-sparklyr"), rendered("pi5-sparklyr")
+    assert before.files["pi1"][layout.SPARKLYR_JAR].content == JAR
+    assert layout.SPARKLYR_JAR not in before.files["pi2"]
+    after = render(
+        inputs.spec, inputs.sizes, inputs.placement, "r", keeper_sources=KEEPER, sparklyr_jar=b"another"
+    )
+    changed = {
+        unit.name
+        for unit in after.units
+        if unit_hash(unit, before.files[unit.node]) != unit_hash(unit, after.files[unit.node])
+    }
+    assert changed == {"session-ana", "session-bob"}
+
+
+def test_a_gateway_without_its_jar_is_refused() -> None:
+    inputs = load("pi5-sparklyr")
+    with pytest.raises(ValueError, match=r"sessions\.sparklyr: on, and no sparklyr was found"):
+        render(inputs.spec, inputs.sizes, inputs.placement, "r", keeper_sources=KEEPER)
+
+
+@every_case
+def test_without_a_gateway_nothing_speaks_of_sparklyr(case: str) -> None:
+    if load(case).has_gateway:
+        return
+    for node, files in rendered(case).files.items():
+        for path, file in files.items():
+            assert b"sparklyr" not in file.content, f"{node}: {path}"
 
 
 def test_the_keeper_stands_on_the_manager_as_it_was_passed_in() -> None:

@@ -307,3 +307,16 @@ def test_every_jvm_has_one_collector_and_bounds_beside_its_heap(flags: tuple[str
 def test_spark_gets_no_heap_among_its_java_options() -> None:
     for flags in (am_flags(), executor_flags(460, 1)):
         assert not any(flag.startswith("-Xmx") or "spark." in flag for flag in flags)
+
+
+def test_a_gateway_takes_more_of_the_manager_and_the_explanation_says_so() -> None:
+    spec, facts = pis(PI_4G, PI_4G, PI_4G)
+    on = ClusterSpec.model_validate({**spec.model_dump(), "sessions": {"sparklyr": "on"}})
+    with_it, without = size(on, facts), size(spec, facts)
+    assert with_it.driver.memory_mib > without.driver.memory_mib
+    assert with_it.driver.heap_mib == without.driver.heap_mib
+    lines = [line for node in explain(with_it) for line in node.lines if line.label == "session drivers"]
+    assert [line.memory_mib for line in lines] == [with_it.sessions_max * with_it.driver.memory_mib]
+    assert "sparklyr's gateway" in lines[0].reason
+    auto = ClusterSpec.model_validate({**spec.model_dump(), "sessions": {"sparklyr": "auto"}})
+    assert size(auto, facts) == without

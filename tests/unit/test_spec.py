@@ -7,7 +7,7 @@ from jsonschema import Draft202012Validator
 
 from rpicluster.errors import SpecError
 from rpicluster.model.memory import format_memory, parse_memory
-from rpicluster.model.spec import ClusterSpec, Role
+from rpicluster.model.spec import ClusterSpec, Gateway, Role
 from rpicluster.model.specfile import parse_spec, spec_json_schema
 
 GOOD = """\
@@ -94,6 +94,19 @@ def test_a_list_of_wrong_items_is_not_called_empty_as_well():
 
 def test_a_file_of_a_megabyte_is_refused_before_it_is_parsed():
     assert "larger than 1 MiB" in refused("# " + "x" * (1 << 20)).message
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [("on", Gateway.ON), ("off", Gateway.OFF), ("auto", Gateway.AUTO), ("true", Gateway.ON), ("no", None)],
+)
+def test_the_gateway_is_on_off_or_auto(written, meant):
+    text = GOOD + f"sessions: {{sparklyr: {written}}}\n"
+    if meant is None:
+        assert "sessions.sparklyr: " in refused(text).message
+    else:
+        assert parse_spec(text).sessions.sparklyr is meant
+    assert parse_spec(GOOD).sessions.sparklyr is Gateway.AUTO
 
 
 def test_a_spec_survives_a_json_round_trip():

@@ -4,6 +4,7 @@ import time
 import pytest
 
 from rpicluster.errors import Unhealthy, Unreachable
+from rpicluster.health.probes import session_in_words
 from rpicluster.health.readiness import wait_for
 from rpicluster.health.status import Part, Probe, Status, ask_all
 
@@ -15,6 +16,38 @@ def refuse() -> tuple[str, str]:
 def sleep() -> tuple[str, str]:
     time.sleep(30)
     return "ok", "late"
+
+
+REPORT = {
+    "state": "healthy",
+    "app_id": "application_1_0002",
+    "driver": {"pid": 7},
+    "restarts": 0,
+    "replaced": None,
+    "doors": [{"kind": "sparklyr"}, {"kind": "connect"}],
+    "waiting_for": None,
+    "last_reason": None,
+}
+
+
+def test_a_session_says_in_plain_words_what_happened_to_it():
+    state, words = session_in_words(REPORT, now=1000)
+    assert (state, words) == (
+        "ok",
+        "application_1_0002, driver process 7, open to sparklyr and Spark Connect",
+    )
+    killed = {"at": 400, "reason": "the driver was killed by SIGKILL"}
+    _, words = session_in_words({**REPORT, "restarts": 3, "replaced": killed}, now=1000)
+    assert words.endswith("; replaced 3 times, last 10 min ago: the driver was killed by SIGKILL")
+    waits = {"state": "starting", "waiting_for": "its ports"}
+    state, words = session_in_words({**REPORT, **waits, "restarts": 1, "replaced": killed}, now=1000)
+    assert state == "starting"
+    assert words == "its ports; the driver before was given up: the driver was killed by SIGKILL"
+
+
+def test_a_report_of_an_older_keeper_is_understood():
+    report = {key: value for key, value in REPORT.items() if key not in ("replaced", "doors")}
+    assert session_in_words(report, now=0) == ("ok", "application_1_0002, driver process 7")
 
 
 def test_a_part_that_hangs_is_silent_and_keeps_nobody_waiting():

@@ -22,6 +22,14 @@ DRIVER = JvmSize(
     reason="1056 MiB hold a heap of 576 MiB and 480 MiB for classes, code, threads and network buffers",
 )
 
+# With sparklyr's gateway in the same JVM.
+DRIVER_WITH_GATEWAY = JvmSize(
+    memory_mib=1088,
+    heap_mib=576,
+    reason="1088 MiB hold a heap of 576 MiB and 512 MiB for classes, code, threads and network buffers of "
+    "Spark Connect and sparklyr's gateway",
+)
+
 
 @dataclass(frozen=True)
 class _Daemon:

@@ -7,13 +7,19 @@ as it is, and what other tables drop stays dropped (a packet must be accepted by
 """
 
 import ipaddress
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from rpicluster.design import layout
 from rpicluster.design.hosts_block import is_address
 from rpicluster.design.inputs import Inputs
 from rpicluster.design.settings import HEADER
-from rpicluster.model.ports import DATANODE_INTERNAL_PORT, MANAGER_PORTS, SESSION_PORTS, WORKER_PORTS
+from rpicluster.model.ports import (
+    DATANODE_INTERNAL_PORT,
+    MANAGER_PORTS,
+    SESSION_PORTS,
+    SPARKLYR_REACH,
+    WORKER_PORTS,
+)
 from rpicluster.model.spec import Role
 
 NFT = "/usr/sbin/nft"
@@ -21,6 +27,7 @@ TABLE = "inet rpicluster"
 SSH_PORT = 22
 # Doors of a session that listen on loopback alone; clients come through a tunnel.
 ON_LOOPBACK = ("connect",)
+_REJECT = "counter reject with tcp reset"
 Interval = tuple[int, int]  # first and last port
 
 
@@ -55,6 +62,20 @@ def doors(inputs: Inputs, name: str) -> tuple[Interval, ...]:
     return _merged((port, port) for port in found)
 
 
+def gateways(inputs: Inputs, name: str) -> dict[str, Interval]:
+    """Return the ports of each user's sparklyr gateway on loopback of node `name`.
+
+    The gateway asks nobody for a password, so its own user and the tunnel are all that may come in. The last
+    range goes as far as the gateway may look for a port that is free.
+    """
+    if name != inputs.manager or not inputs.has_gateway:
+        return {}
+    ranges = {user: inputs.sparklyr_ports(user) for user in inputs.users}
+    reach = max(ports[0] for ports in ranges.values()) + SPARKLYR_REACH - 1
+    last = max(ports[-1] for ports in ranges.values())
+    return {user: (ports[0], reach if ports[-1] == last else ports[-1]) for user, ports in ranges.items()}
+
+
 def clients(inputs: Inputs, name: str) -> tuple[str, ...]:
     """Return the logins of node `name` that may connect to the cluster's ports.
 
@@ -80,7 +101,7 @@ def rules(inputs: Inputs, name: str) -> bytes:
         *_ports("doors", doors(inputs, name)),
         *_input(inputs, name),
         *_forward(),
-        *_output(clients(inputs, name)),
+        *_output(clients(inputs, name), gateways(inputs, name)),
         "}",
     ]
     return ("\n".join(lines) + "\n").encode()
@@ -125,12 +146,14 @@ def _forward() -> list[str]:
     )
 
 
-def _output(users: Iterable[str]) -> list[str]:
+def _output(users: Iterable[str], of_users: Mapping[str, Interval]) -> list[str]:
     allowed = ", ".join(_quoted(user) for user in users)
+    chains, answers, questions = _of_gateways(of_users)
     return [
-        *_chain("of_clients", f"meta skuid {{ {allowed} }} accept", "counter reject with tcp reset"),
+        *_chain("of_clients", f"meta skuid {{ {allowed} }} accept", _REJECT),
         # One rule, no list of who may: what the kernel itself answers has no user, and must pass.
         *_chain("of_daemons", f"meta skuid != {{ {allowed} }} counter drop"),
+        *chains,
         *_chain(
             "output",
             _hook("output"),
@@ -139,13 +162,30 @@ def _output(users: Iterable[str]) -> list[str]:
             "ip6 saddr @members6 tcp sport @own_ports jump of_daemons",
             "ip saddr 127.0.0.0/8 tcp sport @doors jump of_daemons",
             "ip6 saddr ::1 tcp sport @doors jump of_daemons",
+            *answers,
             "ct state established,related accept",
             "ip daddr @members4 tcp dport @cluster_ports jump of_clients",
             "ip6 daddr @members6 tcp dport @cluster_ports jump of_clients",
             "ip daddr 127.0.0.0/8 tcp dport @doors jump of_clients",
             "ip6 daddr ::1 tcp dport @doors jump of_clients",
+            *questions,
         ),
     ]
+
+
+def _of_gateways(of_users: Mapping[str, Interval]) -> tuple[list[str], list[str], list[str]]:
+    """Return the chains of sparklyr's gateways, and the rules that lead answers and questions there."""
+    chains, answers, questions = [], [], []
+    for number, (user, (first, last)) in enumerate(of_users.items()):
+        own, more = f'"root", {_quoted(user)}', _quoted(layout.TUNNEL_USER)
+        chains += [
+            *_chain(f"to_gateway_{number}", f"meta skuid {{ {own}, {more} }} accept", _REJECT),
+            *_chain(f"from_gateway_{number}", f"meta skuid != {{ {own} }} counter drop"),
+        ]
+        for loopback in ("ip {} 127.0.0.0/8", "ip6 {} ::1"):
+            answers.append(f"{loopback.format('saddr')} tcp sport {first}-{last} jump from_gateway_{number}")
+            questions.append(f"{loopback.format('daddr')} tcp dport {first}-{last} jump to_gateway_{number}")
+    return chains, answers, questions
 
 
 def _quoted(user: str) -> str:

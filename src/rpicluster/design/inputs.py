@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 from rpicluster.design import layout
 from rpicluster.design.sizes import NodeSizes, Sizes
 from rpicluster.model.facts import NodePaths, NodePlacement, Placement
-from rpicluster.model.ports import EXECUTOR_PORT
-from rpicluster.model.spec import ClusterSpec, NodeSpec, Role
+from rpicluster.model.ports import EXECUTOR_PORT, SPARKLYR_PORT, SPARKLYR_PORTS
+from rpicluster.model.spec import ClusterSpec, Gateway, NodeSpec, Role
 
 _T = TypeVar("_T")
 LOOPBACK = "127.0.0.1"
@@ -132,6 +132,17 @@ class Inputs:
         ports = self.placement.nodes[self.manager].ports
         pinned = ports.get(f"{user}.{port}")
         return ports[port] + _SESSION_STRIDE * self.users.index(user) if pinned is None else pinned
+
+    @property
+    def has_gateway(self) -> bool:
+        """Whether sessions have sparklyr's gateway; the edge has made `on` or `off` of `auto`."""
+        return self.spec.sessions.sparklyr is Gateway.ON
+
+    def sparklyr_ports(self, user: str) -> range:
+        """Return the ports of a user's gateway: its own, then those of its clients."""
+        base = self.placement.nodes[self.manager].ports.get("sparklyr", SPARKLYR_PORT)
+        first = base + SPARKLYR_PORTS * self.users.index(user)
+        return range(first, first + SPARKLYR_PORTS)
 
     @property
     def hdfs_superuser(self) -> str:

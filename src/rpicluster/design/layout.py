@@ -9,6 +9,7 @@ JAVA_HOSTS = "hadoop/java-hosts"
 # Who is on its way out; empty but while a node leaves.
 DFS_EXCLUDED = "hadoop/dfs-hosts-exclude"
 YARN_EXCLUDED = "hadoop/yarn-hosts-exclude"
+SPARKLYR_JAR = "session/sparklyr.jar"
 KEEPER = "session/keeper"  # a directory of Python files
 
 # Who runs what on real nodes, where units are systemd's. The group says who belongs to the cluster's

@@ -16,7 +16,6 @@ from rpicluster.design import (
 from rpicluster.design.hosts_block import java_hosts
 from rpicluster.design.inputs import Inputs
 from rpicluster.design.machine_files import machine_files
-from rpicluster.design.session_files import CONNECT, Launch
 from rpicluster.design.settings import HEADER, Setting, as_properties, as_xml
 from rpicluster.design.sizes import Sizes
 from rpicluster.design.units import Rendered, RenderedFile, Unit
@@ -31,18 +30,23 @@ def render(
     runtime_hash: str,
     *,
     keeper_sources: Mapping[str, bytes],
-    launch: Launch = CONNECT,
+    sparklyr_jar: bytes | None = None,
 ) -> Rendered:
     """Return every file and every unit of the cluster.
 
     `keeper_sources` is the program that keeps a session, file by file name; it runs on nodes without
-    rpicluster. Raises ValueError, naming the key or the node, for `spark:` extras that are refused and for
+    rpicluster. `sparklyr_jar` is the gateway's program, for sessions that have one.
+    Raises ValueError, naming the key or the node, for `spark:` extras that are refused and for
     a placement that does not fit the spec.
     """
     inputs = Inputs.checked(spec, sizes, placement)
     files = {node.name: _common_files(inputs, node.name) for node in spec.nodes}
     keeper = {layout.keeper_file(name): RenderedFile(source) for name, source in keeper_sources.items()}
-    files[inputs.manager] |= {**_manager_files(inputs, launch), **keeper}
+    files[inputs.manager] |= {**_manager_files(inputs), **keeper}
+    if inputs.has_gateway:
+        if sparklyr_jar is None:
+            raise ValueError("sessions.sparklyr: on, and no sparklyr was found")
+        files[inputs.manager][layout.SPARKLYR_JAR] = RenderedFile(sparklyr_jar)
     sessions = tuple(session_files.session_unit(inputs, user, keeper) for user in inputs.users)
     units = (*daemon_units.daemon_units(inputs), *sessions)
     if not spec.is_local:
@@ -85,7 +89,7 @@ def _common_files(inputs: Inputs, name: str) -> dict[str, RenderedFile]:
     return files
 
 
-def _manager_files(inputs: Inputs, launch: Launch) -> dict[str, RenderedFile]:
+def _manager_files(inputs: Inputs) -> dict[str, RenderedFile]:
     files = {
         layout.DFS_HOSTS: RenderedFile(hdfs_files.dfs_hosts(inputs)),
         layout.YARN_HOSTS: RenderedFile(yarn_files.yarn_hosts(inputs)),
@@ -95,7 +99,7 @@ def _manager_files(inputs: Inputs, launch: Launch) -> dict[str, RenderedFile]:
         "spark/log4j2-driver.properties": RenderedFile(log_files.driver()),
     }
     for user in inputs.users:
-        document = session_files.keeper_settings(inputs, user, launch)
+        document = session_files.keeper_settings(inputs, user, session_files.launch_of(inputs, user))
         files[layout.keeper_settings(user)] = RenderedFile(document)
     return files
 

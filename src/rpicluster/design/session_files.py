@@ -50,10 +50,29 @@ class Launch:
     resource: str = "spark-internal"
     arguments: tuple[str, ...] = ()
     conf: tuple[tuple[str, str], ...] = ()
-    doors: tuple[str, ...] = ("connect",)  # names of ports in rpicluster.model.ports.SESSION_PORTS
+    doors: tuple[str, ...] = ("connect",)  # in the order in which they open
 
 
 CONNECT = Launch("org.apache.spark.sql.connect.service.SparkConnectServer")
+SPARKLYR_SESSION = 42  # the gateway's number of its one session; any will do, and clients must know it
+NAMESPACE = "rpi.default"
+
+
+def launch_of(inputs: Inputs, user: str) -> Launch:
+    """Return what the session of `user` is: Spark Connect alone, or both doors in one JVM.
+
+    With the gateway, Spark Connect is a plugin of the SparkContext, which the gateway's first client makes.
+    Never `--remote`: it listens on 0.0.0.0 then, and asks nobody for a name.
+    """
+    if not inputs.has_gateway:
+        return CONNECT
+    return Launch(
+        "sparklyr.Shell",
+        f"{inputs.paths(inputs.manager).conf}/{layout.SPARKLYR_JAR}",
+        (str(inputs.sparklyr_ports(user)[0]), str(SPARKLYR_SESSION), "--service"),
+        (("spark.plugins", "org.apache.spark.sql.connect.SparkConnectPlugin"),),
+        ("sparklyr", "connect"),
+    )
 
 
 def session_unit(inputs: Inputs, user: str, keeper_files: Iterable[str]) -> Unit:
@@ -78,6 +97,7 @@ def session_unit(inputs: Inputs, user: str, keeper_files: Iterable[str]) -> Unit
             "spark/log4j2.properties",
             "spark/log4j2-driver.properties",
             layout.SPARK_DEFAULTS,
+            *((layout.SPARKLYR_JAR,) if inputs.has_gateway else ()),
         ),
         directory=layout.unit_directory(node.paths, name),
         after=("namenode", "resourcemanager", "datanode", "nodemanager"),
@@ -100,9 +120,7 @@ def keeper_settings(inputs: Inputs, user: str, launch: Launch) -> bytes:
         "secret_environment": {"SPARK_CONNECT_AUTHENTICATE_TOKEN": layout.token_file(paths, user)},
         "directory": layout.unit_directory(paths, name),
         "log": layout.log_file(paths, name, f"{name}-driver-output"),
-        "doors": [
-            {"kind": door, "host": LOOPBACK, "port": inputs.session_port(user, door)} for door in launch.doors
-        ],
+        "doors": [_door(inputs, user, door) for door in launch.doors],
         "ui": f"http://{node.address}:{inputs.session_port(user, 'spark_ui')}",
         "resourcemanager": inputs.resourcemanager_url,
         "namenode": f"http://{inputs.at(inputs.manager, 'namenode_http')}",
@@ -116,6 +134,19 @@ def keeper_settings(inputs: Inputs, user: str, launch: Launch) -> bytes:
         "chores": _chores(inputs, user),
     }
     return (json.dumps(document, indent=1, sort_keys=True) + "\n").encode()
+
+
+def _door(inputs: Inputs, user: str, kind: str) -> dict[str, object]:
+    if kind != "sparklyr":
+        return {"kind": kind, "host": LOOPBACK, "port": inputs.session_port(user, kind)}
+    port = inputs.sparklyr_ports(user)[0]
+    return {
+        "kind": kind,
+        "host": LOOPBACK,
+        "port": port,
+        "session": SPARKLYR_SESSION,
+        "namespace": NAMESPACE,
+    }
 
 
 def driver_command(inputs: Inputs, user: str, launch: Launch) -> list[str]:

@@ -6,14 +6,22 @@ from dataclasses import dataclass
 from functools import partial
 
 from rpicluster.design import executors
-from rpicluster.design.daemon_sizes import DRIVER, OS_RESERVE_MIB, Frame, frame, os_reserve, shortfall
+from rpicluster.design.daemon_sizes import (
+    DRIVER,
+    DRIVER_WITH_GATEWAY,
+    OS_RESERVE_MIB,
+    Frame,
+    frame,
+    os_reserve,
+    shortfall,
+)
 from rpicluster.design.executors import AM_MIB, EXECUTOR_MIN_MIB, Choice, Worker, floor_to_allocation
 from rpicluster.design.explain import explain
-from rpicluster.design.sizes import NodeSizes, Sizes
+from rpicluster.design.sizes import JvmSize, NodeSizes, Sizes
 from rpicluster.errors import SizingRefused
 from rpicluster.model.facts import ClusterFacts, HostFacts
 from rpicluster.model.memory import format_memory
-from rpicluster.model.spec import ClusterSpec, Role
+from rpicluster.model.spec import ClusterSpec, Gateway, Role
 
 __all__ = ["THIS_MACHINE", "default_local_budgets", "explain", "size"]
 
@@ -37,6 +45,7 @@ class _Node:
     virtual: bool
     workers: int
     own_reserve_mib: int | None
+    driver: JvmSize  # of each session, where it manages
 
     @property
     def manages(self) -> bool:
@@ -53,7 +62,9 @@ class _Node:
 
     def needs_mib(self, sessions: int) -> int:
         """Room for `sessions` drivers if it manages, and for a master beside an executor if it works."""
-        return (sessions * DRIVER.memory_mib if self.manages else 0) + (WORKER_MIN_MIB if self.works else 0)
+        return (sessions * self.driver.memory_mib if self.manages else 0) + (
+            WORKER_MIN_MIB if self.works else 0
+        )
 
     def has_room(self, sessions: int, memory_mib: int) -> bool:
         return self.frame(memory_mib).room_mib >= self.needs_mib(sessions)
@@ -78,10 +89,10 @@ class _Cluster:
             return 0
         room = node.frame(memory_mib).room_mib
         if node.manages:
-            room -= sessions * DRIVER.memory_mib
+            room -= sessions * node.driver.memory_mib
             if self.sessions_asked is None and sessions < DEFAULT_SESSIONS_MAX:
                 # More is saved for the next session: containers must not shrink when it comes.
-                room = min(room, _yarn_beside_drivers(sessions + 1))
+                room = min(room, _yarn_beside_drivers(node, sessions + 1))
         return floor_to_allocation(room)
 
     def containers(self, sessions: int) -> list[Worker]:
@@ -104,7 +115,7 @@ def size(spec: ClusterSpec, facts: ClusterFacts) -> Sizes:
     replication, replication_notes = _replication(spec, len(workers))
     return Sizes(
         nodes=nodes,
-        driver=DRIVER,
+        driver=cluster.manager.driver,
         application_master=executors.application_master(),
         executor=executor,
         executors_max=choice.count,
@@ -138,6 +149,7 @@ def default_local_budgets(host: HostFacts) -> list[tuple[str, int, int]]:
 
 def _join(spec: ClusterSpec, facts: ClusterFacts) -> _Cluster:
     workers, roles = len(spec.workers), spec.roles
+    driver = DRIVER_WITH_GATEWAY if spec.sessions.sparklyr is Gateway.ON else DRIVER
     return _Cluster(
         tuple(
             _Node(
@@ -148,6 +160,7 @@ def _join(spec: ClusterSpec, facts: ClusterFacts) -> _Cluster:
                 spec.is_local,
                 workers,
                 node.reserve,
+                driver,
             )
             for node in spec.nodes
         ),
@@ -155,9 +168,9 @@ def _join(spec: ClusterSpec, facts: ClusterFacts) -> _Cluster:
     )
 
 
-def _yarn_beside_drivers(sessions: int) -> int:
+def _yarn_beside_drivers(node: _Node, sessions: int) -> int:
     # By default drivers take at most a third of what daemons leave on a node that also works.
-    return 2 * sessions * DRIVER.memory_mib
+    return 2 * sessions * node.driver.memory_mib
 
 
 def _refuse_small_nodes(cluster: _Cluster) -> None:
@@ -180,9 +193,11 @@ def _arithmetic(node: _Node, sessions: int) -> str:
     terms += [(name, daemon.memory_mib) for name, daemon in parts.daemons.items()]
     if node.manages:
         of_each = (
-            f"{sessions} session drivers of {DRIVER.memory_mib} MiB" if sessions > 1 else "session driver"
+            f"{sessions} session drivers of {node.driver.memory_mib} MiB"
+            if sessions > 1
+            else "session driver"
         )
-        terms.append((of_each, sessions * DRIVER.memory_mib))
+        terms.append((of_each, sessions * node.driver.memory_mib))
     if node.works:
         terms += [("application master", AM_MIB), ("smallest executor", EXECUTOR_MIN_MIB)]
     return " + ".join(f"{what} {mib}" for what, mib in terms) + f" = {sum(mib for _, mib in terms)} MiB"
@@ -258,8 +273,8 @@ def _drivers_by_default(manager: _Node) -> int:
     room = manager.frame().room_mib
     fits = 1
     for sessions in range(2, DEFAULT_SESSIONS_MAX + 1):
-        beside = _yarn_beside_drivers(sessions) if manager.works else 0
-        if room >= sessions * DRIVER.memory_mib + beside:
+        beside = _yarn_beside_drivers(manager, sessions) if manager.works else 0
+        if room >= sessions * manager.driver.memory_mib + beside:
             fits = sessions
     return fits
 
@@ -297,7 +312,7 @@ def _node_sizes(cluster: _Cluster, node: _Node, sessions: int, executor_cores: i
     parts = node.frame()
     drivers = sessions if node.manages else 0
     yarn = cluster.yarn_mib(node, sessions)
-    left = parts.room_mib - drivers * DRIVER.memory_mib
+    left = parts.room_mib - drivers * node.driver.memory_mib
     reason = f"{left} MiB are left, rounded down to whole {executors.MIN_ALLOCATION_MIB} MiB"
     if left - yarn >= executors.MIN_ALLOCATION_MIB:
         reason = f"{left} MiB are left, and {left - yarn} of them are saved for session {sessions + 1}"

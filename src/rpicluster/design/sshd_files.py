@@ -28,6 +28,8 @@ def tunnel_targets(inputs: Inputs) -> tuple[str, ...]:
         for door in (key for key in SESSION_PORTS if key in _OF_SESSIONS):
             address = LOOPBACK if door in ON_LOOPBACK else manager
             found.append((address, inputs.session_port(user, door)))
+        if inputs.has_gateway:
+            found += [(LOOPBACK, port) for port in inputs.sparklyr_ports(user)]
     return tuple(_target(address, port) for address, port in found)
 
 

@@ -135,9 +135,34 @@ class ClusterProbes:
             return "starting", "the keeper has not reported yet"
         if time.time() - float(found.get("updated_at", 0)) > _KEEPER_LATE_S:
             return "silent", "the keeper has not reported for a while"
-        if found["state"] != "healthy":
-            return "starting", str(found.get("waiting_for") or found.get("last_reason") or found["state"])
-        return "ok", f"{found.get('app_id')}, driver process {(found.get('driver') or {}).get('pid')}"
+        return session_in_words(found, now=time.time())
+
+
+_DOORS = {"connect": "Spark Connect", "sparklyr": "sparklyr"}
+
+
+def session_in_words(report: dict[str, Any], *, now: float) -> tuple[State, str]:
+    """Return how a session is, and what happened to it, from what its keeper wrote; `now` in Unix seconds."""
+    given_up = report.get("replaced") or {}
+    reason = str(given_up.get("reason") or "")
+    if report["state"] != "healthy":
+        waits = str(report.get("waiting_for") or report.get("last_reason") or report["state"])
+        before = f"; the driver before was given up: {reason}" if reason and reason != waits else ""
+        return "starting", waits + before
+    doors = " and ".join(_DOORS.get(door["kind"], door["kind"]) for door in report.get("doors") or [])
+    words = f"{report.get('app_id')}, driver process {(report.get('driver') or {}).get('pid')}"
+    words += f", open to {doors}" if doors else ""
+    if reason:
+        times = "once" if report["restarts"] == 1 else f"{report['restarts']} times"
+        words += f"; replaced {times}, last {_ago(now - float(given_up['at']))} ago: {reason}"
+    return "ok", words
+
+
+def _ago(seconds: float) -> str:
+    for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{max(0.0, seconds):.0f} s"
 
 
 def read_session(placement: Placement, spec: ClusterSpec) -> dict[str, Any] | None:

@@ -28,5 +28,10 @@ SESSION_PORTS: dict[str, int] = {
     "spark_driver": 7078,
     "spark_blockmanager": 7079,
 }
+# sparklyr's gateway of a session, on 127.0.0.1 of the manager, and behind it the second ports of its clients,
+# each the first one that is free: this many numbers a user, the same on a laptop at the end of a tunnel.
+SPARKLYR_PORT = 18880
+SPARKLYR_PORTS = 20
+SPARKLYR_REACH = 100  # how far the gateway looks for a free number (Utils.nextPort), itself included
 # The first of the ports of executors on real nodes: above those of 64 sessions, below the NameNode's.
 EXECUTOR_PORT = 7800

@@ -5,7 +5,7 @@ from collections import Counter
 from enum import StrEnum
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, model_validator
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, field_validator, model_validator
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
@@ -57,6 +57,14 @@ PATTERNS_IN_WORDS = {
     _R_REPOSITORY: "a CRAN-like repository: https://…, file:///…, or http:// on this machine alone; without "
     "a password in it",
 }
+
+
+class Gateway(StrEnum):
+    """Whether sessions have sparklyr's gateway: `auto` is on for nodes where this machine has sparklyr."""
+
+    AUTO = "auto"
+    ON = "on"
+    OFF = "off"
 
 
 class Role(StrEnum):
@@ -191,6 +199,17 @@ class Sessions(_Model):
     idle_timeout_s: Whole = Field(
         default=120, ge=30, description="after this long without work, executors above the warm one go back"
     )
+    sparklyr: Gateway = Field(
+        default=Gateway.AUTO,
+        description="R's sparklyr comes in by a gateway: auto is on for nodes behind SSH when this machine "
+        "has sparklyr, and off on this machine itself, where any local user could run code through it",
+    )
+
+    @field_validator("sparklyr", mode="before")
+    @classmethod
+    def _yaml_1_1(cls, value: Any) -> Any:
+        """Take `on` and `off` also where YAML reads them as true and false."""
+        return {True: Gateway.ON, False: Gateway.OFF}.get(value, value) if isinstance(value, bool) else value
 
 
 class Hdfs(_Model):

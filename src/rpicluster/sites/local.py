@@ -13,13 +13,14 @@ from rpicluster.design.units import Rendered
 from rpicluster.errors import RpiclusterError, UsageError
 from rpicluster.health.probes import UnitState
 from rpicluster.model.facts import ClusterFacts, Placement
-from rpicluster.model.spec import ClusterSpec
+from rpicluster.model.spec import ClusterSpec, Gateway
 from rpicluster.nodes.local.facts import Java, cluster_facts, find_java
 from rpicluster.nodes.local.placement import allocate, recorded
 from rpicluster.nodes.local.processes import is_stopped
 from rpicluster.nodes.local.state import ClusterState, open_state
 from rpicluster.nodes.lock import cluster_lock
-from rpicluster.runtime import store
+from rpicluster.runtime import sparklyr_jar, store
+from rpicluster.sites.gateway import GatewayChoice, risk
 from rpicluster.sites.site import Report
 
 if TYPE_CHECKING:
@@ -61,6 +62,14 @@ class LocalSite:
         """Where everything listens: chosen once and kept."""
         return allocate(self.state, self.spec, java_home=self.java.home)
 
+    @cached_property
+    def gateway(self) -> GatewayChoice:
+        """The sessions' gateway: only where cluster.yml says `on`. Raises SparklyrMissing."""
+        if self.spec.sessions.sparklyr is not Gateway.ON:
+            return GatewayChoice(None)
+        port = self.placement.nodes[self.spec.manager.name].ports["sparklyr"]
+        return GatewayChoice(sparklyr_jar.find(), (risk(self.placement.login, port),))
+
     @property
     def hdfs_superuser(self) -> str:
         """Who runs the daemons."""
@@ -84,7 +93,7 @@ class LocalSite:
 
     def plan(self, rendered: Rendered, sizes: Sizes, *, texts: bool = False) -> Plan:
         """Compare with what is there; texts are always at hand."""
-        warnings = (*sizes.notes, self.java.warning) if self.java.warning else sizes.notes
+        warnings = [*sizes.notes, *self.gateway.notes, *([self.java.warning] if self.java.warning else [])]
         return make_plan(self.spec.name, rendered, self.place.observe(), warnings=tuple(warnings))
 
     @contextmanager
@@ -159,7 +168,7 @@ class LocalSite:
 
     def connection(self, name: str, runtime: store.Runtime | None) -> "Connection":
         """Return how programs reach the session, and tell housekeeping the same."""
-        from rpicluster.services.connect.connection import Connection
+        from rpicluster.services.connect.connection import Connection, SparklyrDoor
 
         manager = self.placement.nodes[self.spec.manager.name]
         login = self.placement.login
@@ -171,6 +180,9 @@ class LocalSite:
             user=login,
             webhdfs=f"http://{manager.address}:{manager.ports['namenode_http']}",
             webhdfs_user=login,
+            sparklyr=SparklyrDoor.at(manager.ports["sparklyr"], self.gateway.jar.version)
+            if self.gateway.jar is not None
+            else None,
         )
         connection.save(Path(layout.connection_file(manager.paths, login)))
         return connection

@@ -34,6 +34,7 @@ from rpicluster.nodes.remote.r_work import RWork, is_r
 from rpicluster.nodes.remote.removal import take_away
 from rpicluster.runtime import store
 from rpicluster.sites.adoption import SPEC_ON_MANAGER
+from rpicluster.sites.gateway import Record
 from rpicluster.sites.leaving import is_leaving
 from rpicluster.sites.r_packages import RPackages
 from rpicluster.sites.remote_look import AskPassword
@@ -71,7 +72,10 @@ class RemoteSite(RemotePlan):
         """Carry the plan out but for starting sessions; nodes that fail are left out, but not the manager."""
         self._changed = Changed()
         self.state.remember(
-            users=list(self.spec.users), placement=self.placement.model_dump(), left_out=self._absent
+            users=list(self.spec.users),
+            placement=self.placement.model_dump(),
+            left_out=self._absent,
+            sparklyr=self._gateway_document,
         )
         if not plan.steps:
             if not all(self.state.token_file(user).exists() for user in self.spec.users):
@@ -133,7 +137,11 @@ class RemoteSite(RemotePlan):
             runtime=runtime.path,
             may_reboot=self.may_reboot,
             manifest_more={
-                self.manager: {**members.manifest_entry(belonging), "users": list(self.spec.users)}
+                self.manager: {
+                    **members.manifest_entry(belonging),
+                    "users": list(self.spec.users),
+                    **({"sparklyr": gateway} if (gateway := self._gateway_document) else {}),
+                }
             },
         )
 
@@ -151,7 +159,11 @@ class RemoteSite(RemotePlan):
                 + "; ".join(self.look.unreachable.values()),
                 hint=first.hint,
             )
-        self.state.remember(users=list(self.spec.users), placement=self.placement.model_dump())
+        self.state.remember(
+            users=list(self.spec.users),
+            placement=self.placement.model_dump(),
+            sparklyr=self._gateway_document,
+        )
         key = self.state.tunnel_key
         _make_key(key)
         about = Exporting(
@@ -176,7 +188,7 @@ class RemoteSite(RemotePlan):
         """Be a control machine, too, of a cluster that another one set up: remember it, be let in."""
         self.check()
         self.state.remember(cluster_id=cluster_id, **({"users": list(users)} if users else {}))
-        self.state.remember(placement=self.placement.model_dump())
+        self.state.remember(placement=self.placement.model_dump(), sparklyr=self._gateway_document)
         members.remember(self.state, members.known_members(self.state, self._machines[self.manager]))
         self._let_in()
 
@@ -334,11 +346,12 @@ class RemoteSite(RemotePlan):
 
     def connection(self, name: str, runtime: store.Runtime | None) -> "Connection":
         """Return how programs reach the session."""
-        from rpicluster.services.connect.connection import Connection
+        from rpicluster.services.connect.connection import Connection, SparklyrDoor
 
         if runtime is None:
             raise UsageError("the runtime is not in the cache", hint="rpicluster runtime fetch")
         login, manager = self.placement.login, self.placement.nodes[self.manager]
+        gateway = Record.of(self.state.recall("sparklyr"))
         return Connection(
             cluster=name,
             connect_port=manager.ports["connect"],
@@ -348,6 +361,7 @@ class RemoteSite(RemotePlan):
             webhdfs=f"http://{manager.address}:{manager.ports['namenode_http']}",
             webhdfs_user=login,
             tunnelled=True,
+            sparklyr=SparklyrDoor.at(gateway.first_port, gateway.version) if gateway else None,
         )
 
     def runs_machine(self) -> "Machine":

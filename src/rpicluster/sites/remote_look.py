@@ -1,12 +1,14 @@
 """What is seen of nodes behind SSH, and the one connection to them."""
 
+import hashlib
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rpicluster.design import layout
+from rpicluster.design.preview import PATHS
 from rpicluster.design.storage import Choice
 from rpicluster.errors import (
     LoginRefused,
@@ -16,7 +18,8 @@ from rpicluster.errors import (
 from rpicluster.model.facts import ClusterFacts, Placement
 from rpicluster.model.machine import MachineFacts
 from rpicluster.model.ports import MANAGER_PORTS, SESSION_PORTS
-from rpicluster.model.spec import ClusterSpec, SshTarget
+from rpicluster.model.spec import ClusterSpec, Gateway, SshTarget
+from rpicluster.nodes.gateway_ports import LEAST_USERS, free_block
 from rpicluster.nodes.remote import observed as seen
 from rpicluster.nodes.remote import placement as places
 from rpicluster.nodes.remote.change import settle
@@ -26,6 +29,8 @@ from rpicluster.nodes.remote.state import open_remote_state
 from rpicluster.nodes.remote.storage import choices, require_named
 from rpicluster.nodes.ssh.openssh import OpenSsh
 from rpicluster.nodes.ssh.tunnel import LOOPBACK, Tunnel
+from rpicluster.runtime import sparklyr_jar
+from rpicluster.sites.gateway import GatewayChoice, Record, choose
 from rpicluster.sites.leaving import Daemons, Leaving
 
 if TYPE_CHECKING:
@@ -93,7 +98,7 @@ class RemoteLook:
 
     def forget(self) -> None:
         """Look again at the next question."""
-        for name in ("look", "facts", "placement", "spec", "leaving", "storage"):
+        for name in ("look", "facts", "placement", "spec", "leaving", "storage", "gateway"):
             self.__dict__.pop(name, None)
 
     @property
@@ -105,11 +110,65 @@ class RemoteLook:
     def spec(self) -> ClusterSpec:
         """The spec of those that take part, with the users that are there by default."""
         spec = self._taking_part
+        sessions = spec.sessions.model_copy(update={"sparklyr": self._gateway_setting})
+        spec = spec.model_copy(update={"sessions": sessions})
         if spec.users:
             return spec
         known = self.state.recall("users")
         users = tuple(known) if known else places.session_users(spec, self._machines[self.manager])
         return spec.model_copy(update={"users": users})
+
+    @property
+    def _gateway_setting(self) -> Gateway:
+        """Whether sessions have sparklyr's gateway; for questions to a running cluster, as it was set up."""
+        known = self.state.recall("sparklyr")
+        if known is not None and "look" not in self.__dict__:
+            return Gateway.ON if Record.of(known) else Gateway.OFF
+        return self.gateway.setting
+
+    @cached_property
+    def gateway(self) -> GatewayChoice:
+        """The gateway of the sessions. Raises SparklyrMissing and SparklyrUnusable where it must be."""
+        return choose(self._written.sessions.sparklyr, self._last_gateway, bring=self._bring_jar)
+
+    @property
+    def _last_gateway(self) -> Record | None:
+        """What the manager has, as it says itself, else as this machine remembers."""
+        machine = self._machines[self.manager]
+        extra = machine.manifest.extra if machine is not None and machine.manifest is not None else {}
+        return Record.of(extra.get("sparklyr")) or Record.of(self.state.recall("sparklyr"))
+
+    def _bring_jar(self, last: Record) -> sparklyr_jar.SparklyrJar | None:
+        """Return the gateway's program as this machine keeps it, else as it stands on the manager."""
+        found = sparklyr_jar.kept(last.version, last.sha256)
+        if found is not None or self.manager in self.look.errors:
+            return found
+        path = f"{PATHS.conf}/{layout.SPARKLYR_JAR}"
+        answer = self.place.nodes.ssh.run(
+            self.place.nodes.targets[self.manager], ["cat", path], node=self.manager, deadline_s=30.0
+        )
+        if hashlib.sha256(answer.stdout).hexdigest() != last.sha256:
+            return None
+        return sparklyr_jar.keep(last.version, answer.stdout)
+
+    @property
+    def _gateway_document(self) -> Mapping[str, Any]:
+        """What is remembered of the gateway, as a document; empty without one."""
+        record = self._gateway_record
+        return record.as_document() if record is not None else {}
+
+    @property
+    def _gateway_record(self) -> Record | None:
+        """What is to be remembered of the gateway; None without one."""
+        jar = self.gateway.jar
+        if jar is None:
+            return None
+        last = self._last_gateway
+        if last is not None:
+            return Record(last.first_port, jar.version, jar.sha256)
+        users = max(LEAST_USERS, len(self.spec.users))
+        first = free_block(self.directory.parent, self._written.name, users=users)
+        return Record(first, jar.version, jar.sha256)
 
     @property
     def _taking_part(self) -> ClusterSpec:
@@ -158,7 +217,7 @@ class RemoteLook:
             wanted = [node.name for node in self._taking_part.nodes]
             if set(placement.nodes) >= set(wanted):  # it may still have nodes that were taken out since
                 return placement.model_copy(update={"nodes": {n: placement.nodes[n] for n in wanted}})
-        return places.place_nodes(
+        placement = places.place_nodes(
             self.spec,
             self._machines,
             cluster_id=self._cluster_id(),
@@ -166,6 +225,12 @@ class RemoteLook:
             storage=self.storage,
             reached=self.place.finder.reached,
         )
+        gateway = self._gateway_record
+        if gateway is None:
+            return placement
+        manager = placement.nodes[self.manager]
+        placed = manager.model_copy(update={"ports": {**manager.ports, "sparklyr": gateway.first_port}})
+        return placement.model_copy(update={"nodes": {**placement.nodes, self.manager: placed}})
 
     @cached_property
     def storage(self) -> dict[str, Choice]:

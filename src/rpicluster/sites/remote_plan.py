@@ -131,7 +131,7 @@ class RemotePlan(RemoteLook):
     def _warnings(self, sizes: Sizes) -> tuple[str, ...]:
         absent = self._absent
         guessed = [n for n, machine in self._machines.items() if machine is None and n not in absent]
-        notes = [*sizes.notes, TRUST]
+        notes = [*sizes.notes, TRUST, *self.gateway.notes]
         notes += [note for choice in self.storage.values() for note in choice.warnings]
         notes += [f"{name} was never seen and is left out until it answers" for name in absent]
         if guessed:

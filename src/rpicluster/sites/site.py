@@ -12,6 +12,7 @@ from rpicluster.errors import RpiclusterError
 from rpicluster.health.probes import UnitState
 from rpicluster.model.facts import ClusterFacts, Placement
 from rpicluster.model.spec import ClusterSpec
+from rpicluster.sites.gateway import GatewayChoice
 
 if TYPE_CHECKING:
     from rpicluster.nodes.runs.channel import Machine
@@ -40,6 +41,11 @@ class Site(Protocol):
     @property
     def placement(self) -> Placement:
         """Where everything listens and keeps its files."""
+        ...
+
+    @property
+    def gateway(self) -> GatewayChoice:
+        """The sessions' gateway for sparklyr."""
         ...
 
     @property

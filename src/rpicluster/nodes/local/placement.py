@@ -6,13 +6,15 @@ import secrets
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rpicluster.errors import LocalEngineError
 from rpicluster.model.facts import NodePaths, NodePlacement, Placement
-from rpicluster.model.ports import MANAGER_PORTS, SESSION_PORTS, WORKER_PORTS
-from rpicluster.model.spec import ClusterSpec, Role
+from rpicluster.model.ports import MANAGER_PORTS, SESSION_PORTS, SPARKLYR_PORTS, WORKER_PORTS
+from rpicluster.model.spec import ClusterSpec, Gateway, Role
+from rpicluster.nodes.gateway_ports import free_block
 from rpicluster.nodes.local.listeners import can_bind, listener_on
 from rpicluster.nodes.local.state import ClusterState, write_file
 
@@ -24,13 +26,13 @@ _MOST_NODES = 240
 # and data port: on one machine these ports must differ.
 _DATANODE_DATA_STEP = 10
 _LOCALHOST_SPREAD = 8000
-_ON_LOCALHOST = frozenset({"connect"})
+_ON_LOCALHOST = frozenset({"connect", "sparklyr"})
 _UNIT_PORTS = {
     "namenode": ("namenode_rpc", "namenode_http"),
     "resourcemanager": ("rm_scheduler", "rm_tracker", "rm_client", "rm_admin", "rm_http"),
     "datanode": ("datanode_data", "datanode_http", "datanode_ipc"),
     "nodemanager": ("nm_rpc", "nm_localizer", "nm_http"),
-    "session": tuple(SESSION_PORTS),
+    "session": (*SESSION_PORTS, "sparklyr"),
 }
 
 
@@ -75,6 +77,13 @@ def allocate(
             if name not in known["ports"]:
                 address = _listen_address(name, f"{allocation.network}.{known['host']}")
                 known["ports"][name] = _free_port(name, standard, address, known, allocation, others)
+        if Role.MANAGER in roles and _has_gateway(spec) and "sparklyr" not in known["ports"]:
+            known["ports"]["sparklyr"] = free_block(
+                state.directory.parent,
+                state.name,
+                users=1,
+                is_free=partial(_is_free, known["ports"]["connect"]),
+            )
     if json.dumps(allocation.nodes) != before:
         document = {"schema": SCHEMA, **allocation.__dict__}
         write_file(state.directory / "placement.json", json.dumps(document, indent=1).encode(), 0o600)
@@ -100,11 +109,24 @@ def _placement(
                 paths=node_paths(state, name),
                 java_home=java_home,
                 python=python,
-                ports=allocation.nodes[name]["ports"],
+                ports={
+                    key: port
+                    for key, port in allocation.nodes[name]["ports"].items()
+                    if key != "sparklyr" or spec is None or _has_gateway(spec)
+                },
             )
             for name in names
         },
     )
+
+
+def _is_free(own: int, port: int) -> bool:
+    return port != own and can_bind(LOCALHOST, port)
+
+
+def _has_gateway(spec: ClusterSpec) -> bool:
+    # No firewall keeps other users of this machine from it: only where somebody wrote `on`.
+    return spec.sessions.sparklyr is Gateway.ON
 
 
 def node_paths(state: ClusterState, node: str) -> NodePaths:
@@ -213,6 +235,8 @@ def _free_port(
     if name in _ON_LOCALHOST:
         everyone = siblings + [other_node for other in others for other_node in other.nodes.values()]
         used |= {other["ports"].get(name, 0) for other in everyone}
+        for gateway in (other["ports"]["sparklyr"] for other in everyone if "sparklyr" in other["ports"]):
+            used |= set(range(gateway, gateway + SPARKLYR_PORTS))
         # All clusters of this machine share 127.0.0.1, and one that is stopped does not show its number.
         first += int(allocation.cluster_id[:4], 16) % _LOCALHOST_SPREAD
     # A number that another daemon has as its standard would move that daemon too.

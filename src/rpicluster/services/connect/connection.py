@@ -10,12 +10,34 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from rpicluster.design.inputs import LOOPBACK
+from rpicluster.design.session_files import SPARKLYR_SESSION
 from rpicluster.errors import ServiceError, UsageError
+from rpicluster.model.ports import SPARKLYR_PORTS
 from rpicluster.services.connect.session import ConnectSession
 
 SCHEMA = 1
 FILE_NAME = "connection.json"
 VARIABLE = "RPICLUSTER_CONNECTION"
+
+
+@dataclass(frozen=True)
+class SparklyrDoor:
+    """Where sparklyr's gateway is: `sparklyr://HOST:PORT/SESSION` is the master.
+
+    Its clients' second ports are those up to `last_port`, the same numbers at both ends of a tunnel.
+    """
+
+    host: str
+    port: int
+    last_port: int
+    session: int
+    version: str  # of the sparklyr whose jar runs, such as 1.9.5
+
+    @classmethod
+    def at(cls, port: int, version: str) -> "SparklyrDoor":
+        """Return the gateway at `port`, as every session has it."""
+        return cls(LOOPBACK, port, port + SPARKLYR_PORTS - 1, SPARKLYR_SESSION, version)
 
 
 @dataclass(frozen=True)
@@ -32,6 +54,7 @@ class Connection:
     connect_host: str = "127.0.0.1"
     namespace: str | None = "rpi.default"
     tunnelled: bool = False  # behind SSH: `Cluster.open_door` must come first
+    sparklyr: SparklyrDoor | None = None  # None: the session has no gateway
 
     @classmethod
     def load(cls, path: Path) -> "Connection":
@@ -40,7 +63,8 @@ class Connection:
             document = json.loads(path.read_text(encoding="utf-8"))
             if document.pop("schema") != SCHEMA:
                 raise ValueError("it is of another version of rpicluster")
-            return cls(**document)
+            gateway = document.pop("sparklyr", None)
+            return cls(**document, sparklyr=SparklyrDoor(**gateway) if gateway else None)
         except FileNotFoundError as error:
             raise UsageError(f"{path} does not exist", hint="rpicluster up") from error
         except OSError as error:

@@ -9,7 +9,7 @@ import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .doors import DOOR_QUESTIONS
+from .doors import DOOR_KINDS
 
 SCHEMA = 1
 CHORE_TIMEOUT_S = 3600
@@ -26,6 +26,8 @@ class Door:
     kind: str
     host: str
     port: int
+    session: int = 0  # sparklyr's number of it
+    namespace: str = ""  # that clients of sparklyr find in use
 
 
 @dataclass(frozen=True)
@@ -73,10 +75,8 @@ def load_config(path: str) -> Config:
     except (OSError, ValueError, TypeError, AttributeError) as problem:
         raise ConfigError(f"{path}: {problem}") from problem
     for door in config.doors:
-        if door.kind not in DOOR_QUESTIONS:
-            raise ConfigError(
-                f"{path}: doors: unknown kind {door.kind!r}; known: {', '.join(DOOR_QUESTIONS)}"
-            )
+        if door.kind not in DOOR_KINDS:
+            raise ConfigError(f"{path}: doors: unknown kind {door.kind!r}; known: {', '.join(DOOR_KINDS)}")
     if not config.java or not config.doors:
         raise ConfigError(f'{path}: "java" and "doors" must not be empty')
     return config

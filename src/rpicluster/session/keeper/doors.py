@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import TYPE_CHECKING
 
 from .http2 import grpc_unary
+from .sparklyr import SparklyrDoor
 from .wire import ProbeFailed, Wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    Question = Callable[[Wire, str, str, str, float], str]
+    from .config import Config, Door
 
 
 def proto(number: int, value: bytes) -> bytes:
@@ -37,4 +39,39 @@ def ask_connect(wire: Wire, token: str, user: str, session: str, timeout_s: floa
     return rest[1 : 1 + rest[0]].decode("utf-8", "replace")
 
 
-DOOR_QUESTIONS: dict[str, Question] = {"connect": ask_connect}
+class ConnectDoor:
+    """Spark Connect, asked on a new connection each time."""
+
+    def __init__(self, config: Config, door: Door, token: str, stopping: Callable[[], bool]) -> None:
+        """Choose one session id for the driver's whole life, so that rounds do not pile up sessions in it."""
+        self._config = config
+        self._door = door
+        self._token = token
+        self._stopping = stopping
+        self._session = str(uuid.uuid4())
+
+    def ask(self) -> str:
+        """Return the application's id. Raises ProbeFailed."""
+        timeout_s = self._config.probe_timeout_s
+        try:
+            with Wire(self._door.host, self._door.port, timeout_s, self._stopping) as wire:
+                return ask_connect(wire, self._token, self._config.user, self._session, timeout_s)
+        except ProbeFailed as problem:
+            if "INVALID_HANDLE" in str(problem):  # the machine slept longer than Spark keeps an idle session
+                self._session = str(uuid.uuid4())
+            raise
+
+    def close(self) -> None:
+        """Do nothing: no connection is kept."""
+
+
+DOOR_KINDS = ("connect", "sparklyr")
+
+
+def open_door(
+    config: Config, door: Door, *, token: str, life: str, stopping: Callable[[], bool]
+) -> ConnectDoor | SparklyrDoor:
+    """Return whom to ask about a door; nothing is asked yet."""
+    if door.kind == "sparklyr":
+        return SparklyrDoor(config, door, life, stopping)
+    return ConnectDoor(config, door, token, stopping)

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import time
+import uuid
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -15,9 +16,10 @@ from urllib.parse import urlsplit
 from .chores import Chores
 from .config import SCHEMA, Config, ConfigError, load_config, read_secret
 from .processes import base_environment, identity, port_is_free, process_stat, signal_group, spawn
-from .questions import ApplicationEnded, Probe, Yarn
+from .questions import Probe, Yarn
 from .records import cut_log, last_words, read_json, write_json
-from .wire import TICK_S, ProbeFailed, StopRequested, http_json
+from .sparklyr import LIFE_VARIABLE
+from .wire import TICK_S, Hopeless, ProbeFailed, StopRequested, http_json
 
 if TYPE_CHECKING:
     from .processes import Process
@@ -28,6 +30,7 @@ SETTLED_S = 60  # a driver that was healthy this long has left its bad streak be
 STOP_GRACE_S = 10  # Spark on YARN needs 1 to 4 s from SIGTERM to its end
 REPLACE_GRACE_S = 4  # an unhealthy driver gets less
 PORTS_FREE_TIMEOUT_S = 30
+FROZEN_S = 3  # a process that a signal has stopped for this long is not waited for
 LEFTOVER_GRACE_S = 3  # an application master notices the loss of its driver by itself
 
 
@@ -55,6 +58,7 @@ class Keeper:
             "restarts": 0,
             "waiting_for": None,
             "last_reason": None,
+            "replaced": None,  # when and why the driver before this one was given up
             "doors": [],
             "ui_ms": None,
             "yarn": "unknown: not asked yet",
@@ -96,7 +100,7 @@ class Keeper:
 
     def _one_life(self) -> float:
         """Start a driver, end it when it fails, and return for how many seconds it was healthy."""
-        healthy_since = None
+        healthy_since = probe = None
         try:
             self._say("starting", waiting_for="its ports", app_id=None, doors=[], ui_ms=None)
             self._end_leftovers()
@@ -107,22 +111,30 @@ class Keeper:
             healthy_since = time.monotonic()
             self._watch(probe)
         except (ProbeFailed, ConfigError) as problem:
-            self._say("restarting", last_reason=str(problem), waiting_for="the old driver to end")
+            self._say(
+                "restarting",
+                last_reason=str(problem),
+                replaced={"at": time.time(), "reason": str(problem)},
+                waiting_for="the old driver to end",
+            )
+        finally:
+            if probe:
+                probe.close()
         self._end_driver(REPLACE_GRACE_S)
         return time.monotonic() - healthy_since if healthy_since else 0.0
 
     def _start_driver(self) -> Probe:
-        config = self._config
+        config, life = self._config, uuid.uuid4().hex
         secrets = {name: read_secret(path) for name, path in config.secret_environment.items()}
         try:
             with self._log.open("ab") as log:
                 self._log_start = log.seek(0, os.SEEK_END)
-                environment = {**base_environment(config), **secrets}
+                environment = {**base_environment(config), **secrets, LIFE_VARIABLE: life}
                 self._driver = spawn(config.java, environment, config.directory, log)
         except OSError as problem:
             raise ProbeFailed(f"the driver cannot be started: {problem}") from problem
         self._say("starting", waiting_for="the driver to answer", driver=identity(self._driver.pid))
-        return Probe(config, secrets.get(TOKEN_VARIABLE, ""), self._yarn, self._stopping)
+        return Probe(config, secrets.get(TOKEN_VARIABLE, ""), self._yarn, self._stopping, life)
 
     def _wait_until_healthy(self, probe: Probe) -> None:
         limit_s = self._config.start_timeout_s
@@ -131,7 +143,7 @@ class Keeper:
             try:
                 self._note_health(probe)
                 return
-            except ApplicationEnded:
+            except Hopeless:
                 raise
             except ProbeFailed as problem:
                 waiting_for = self._yarn.queue() or str(problem)
@@ -151,12 +163,14 @@ class Keeper:
             try:
                 self._note_health(probe)
                 failures = 0
-            except ApplicationEnded:
+            except Hopeless:
                 raise
             except ProbeFailed as problem:
                 failures += 1
                 self._check_alive()
                 self._say("unhealthy", last_reason=str(problem), last_probe_at=time.time())
+                if self._is_frozen():
+                    raise ProbeFailed(f"{problem}: its process was stopped by a signal") from problem
                 if failures >= self._config.failures_before_restart:
                     raise
             try:
@@ -187,6 +201,10 @@ class Keeper:
         words = last_words(self._log, self._log_start)
         raise ProbeFailed(f"the driver {how}{': ' + words if words else ''}; see {self._log}")
 
+    def _is_frozen(self) -> bool:
+        """Whether a signal has stopped the driver's process: it answers nobody until another one wakes it."""
+        return self._driver is not None and process_stat(self._driver.pid)[0] in ("T", "t")
+
     # Ends
 
     def _end_driver(self, grace_s: float) -> None:
@@ -194,7 +212,7 @@ class Keeper:
         driver = self._driver
         if driver is None:
             return
-        if process_stat(driver.pid)[0] not in ("T", "t"):  # a frozen process could not act on SIGTERM
+        if not self._is_frozen():  # a frozen process could not act on SIGTERM
             signal_group(driver.pid, signal.SIGTERM)
             deadline = time.monotonic() + grace_s
             while driver.poll() is None and time.monotonic() < deadline:
@@ -264,8 +282,12 @@ class Keeper:
             self._sleep(0.5)
 
     def _sleep(self, seconds: float) -> None:
-        """Wait, but no longer than the driver lives; chores run meanwhile. Raises StopRequested."""
+        """Wait, but no longer than the driver lives; chores run meanwhile.
+
+        Raises StopRequested, and ProbeFailed when a signal has stopped the driver's process for a while.
+        """
         deadline = time.monotonic() + seconds
+        ran_at = time.monotonic()
         while True:
             if self._stop_requested:
                 raise StopRequested
@@ -274,6 +296,12 @@ class Keeper:
             left_s = deadline - time.monotonic()
             if left_s <= 0 or (self._driver and self._driver.poll() is not None):
                 return
+            if not self._is_frozen():
+                ran_at = time.monotonic()
+            elif time.monotonic() > ran_at + FROZEN_S:
+                raise ProbeFailed(
+                    f"the driver did not answer: its process was stopped by a signal {FROZEN_S} s ago"
+                )
             time.sleep(min(TICK_S, left_s))
 
     def _say(self, state: str, **facts: Any) -> None:

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import time
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-from .config import Config, Door
-from .doors import DOOR_QUESTIONS
-from .wire import ProbeFailed, Wire, http_json
+from .config import Config
+from .doors import open_door
+from .wire import Hopeless, ProbeFailed, http_json
 
 RM_ENDED = ("FINISHED", "FAILED", "KILLED")
 
 
-class ApplicationEnded(ProbeFailed):
-    """YARN says that the application is over: asking again cannot help."""
+class ApplicationEnded(Hopeless):
+    """YARN says that the application is over."""
 
 
 class Yarn:
@@ -86,21 +85,37 @@ class Health:
 class Probe:
     """One round of questions to a driver: every door, the Spark UI, and YARN."""
 
-    def __init__(self, config: Config, token: str, yarn: Yarn, stopping: Callable[[], bool]) -> None:
-        """Choose one session id for the driver's whole life, so that rounds do not pile up sessions in it."""
+    def __init__(
+        self, config: Config, token: str, yarn: Yarn, stopping: Callable[[], bool], life: str = ""
+    ) -> None:
+        """Prepare to ask the driver that was started as `life`, for as long as it lives."""
         self._config = config
-        self._token = token
         self._yarn = yarn
         self._stopping = stopping
-        self._session = str(uuid.uuid4())
+        self._doors = [
+            (door, open_door(config, door, token=token, life=life, stopping=stopping))
+            for door in config.doors
+        ]
+
+    def close(self) -> None:
+        """Leave the driver."""
+        for _, asked in self._doors:
+            asked.close()
 
     def round(self) -> Health:
         """Ask everything once. Raises ProbeFailed for the first wrong or missing answer."""
         app_id, doors = "", []
-        for door in self._config.doors:
-            answered, took_ms = self._ask(door)
+        for door, asked in self._doors:
+            started = time.monotonic()
+            try:
+                answered = asked.ask()
+            except ProbeFailed as problem:
+                raise type(problem)(f"the {door.kind} door: {problem}") from problem
+            took_ms = int((time.monotonic() - started) * 1000)
             doors.append({"kind": door.kind, "host": door.host, "port": door.port, "answer_ms": took_ms})
-            app_id = app_id or answered
+            if app_id not in ("", answered):
+                raise Hopeless(f"the {door.kind} door is one of {answered}, not of {app_id}")
+            app_id = answered
         started = time.monotonic()
         try:
             self._ui_shows(app_id)
@@ -108,18 +123,6 @@ class Probe:
             self._yarn.says(app_id)  # if the application is over, that is the better reason, and final
             raise
         return Health(app_id, doors, int((time.monotonic() - started) * 1000), self._yarn.says(app_id))
-
-    def _ask(self, door: Door) -> tuple[str, int]:
-        timeout_s, started = self._config.probe_timeout_s, time.monotonic()
-        try:
-            with Wire(door.host, door.port, timeout_s, self._stopping) as wire:
-                ask = DOOR_QUESTIONS[door.kind]
-                answered = ask(wire, self._token, self._config.user, self._session, timeout_s)
-        except ProbeFailed as problem:
-            if "INVALID_HANDLE" in str(problem):  # the machine slept longer than Spark keeps an idle session
-                self._session = str(uuid.uuid4())
-            raise ProbeFailed(f"the {door.kind} door: {problem}") from problem
-        return answered, int((time.monotonic() - started) * 1000)
 
     def _ui_shows(self, app_id: str) -> None:
         """Raise ProbeFailed unless the UI lists the application: it goes when the SparkContext stops."""

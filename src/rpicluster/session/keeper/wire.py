@@ -23,6 +23,14 @@ class ProbeFailed(Exception):
     """A question got no right answer; the message says which question and what came back."""
 
 
+class TooSlow(ProbeFailed):
+    """The answer may still come."""
+
+
+class Hopeless(ProbeFailed):
+    """Asking again cannot help: the driver must be replaced."""
+
+
 class Wire:
     """A TCP connection that never waits past its deadline, nor for long once a stop was requested."""
 
@@ -42,14 +50,23 @@ class Wire:
         return self
 
     def __exit__(self, *unused: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the connection."""
         self._socket.close()
+
+    def renew(self) -> None:
+        """Start the deadline anew, for the next question on the same connection."""
+        self._deadline = time.monotonic() + self._timeout_s
+        self._room = ANSWER_LIMIT_BYTES
 
     def _left_s(self) -> float:
         if self._stopping():
             raise StopRequested
         left_s = self._deadline - time.monotonic()
         if left_s <= 0:
-            raise ProbeFailed(f"{self.where} did not answer within {self._timeout_s:g} s")
+            raise TooSlow(f"{self.where} did not answer within {self._timeout_s:g} s")
         return left_s
 
     def send(self, data: bytes) -> None:

@@ -1,0 +1,82 @@
+"""Whether the sessions of a cluster have sparklyr's gateway, and with whose jar."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rpicluster.errors import SparklyrMissing, SparklyrUnusable
+from rpicluster.model.spec import Gateway
+from rpicluster.runtime import sparklyr_jar
+from rpicluster.runtime.sparklyr_jar import SparklyrJar
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is remembered of a cluster's gateway, on this machine and in the manager's manifest."""
+
+    first_port: int
+    version: str
+    sha256: str
+
+    @classmethod
+    def of(cls, document: Any) -> "Record | None":
+        """Return what `as_document` wrote; None for anything else, such as nothing."""
+        try:
+            return cls(int(document["first_port"]), str(document["version"]), str(document["sha256"]))
+        except (KeyError, TypeError, ValueError):
+            return None
+
+    def as_document(self) -> Mapping[str, Any]:
+        """Return it as JSON-able values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class GatewayChoice:
+    """The gateway's program, None for sessions without a gateway, and what to tell of that."""
+
+    jar: SparklyrJar | None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def setting(self) -> Gateway:
+        """What `auto` comes to."""
+        return Gateway.OFF if self.jar is None else Gateway.ON
+
+
+def choose(
+    wanted: Gateway,
+    last: Record | None,
+    *,
+    find: Callable[[], SparklyrJar] = sparklyr_jar.find,
+    bring: Callable[[Record], SparklyrJar | None] = lambda last: sparklyr_jar.kept(last.version, last.sha256),
+) -> GatewayChoice:
+    """Return the gateway of nodes behind SSH; `last` is what they have, which `bring` gets back.
+
+    A machine without sparklyr does not take the gateway away from those that have it. Raises SparklyrMissing
+    and SparklyrUnusable where cluster.yml says `on`.
+    """
+    if wanted is Gateway.OFF:
+        return GatewayChoice(None)
+    try:
+        return GatewayChoice(find())
+    except SparklyrMissing as error:
+        there = bring(last) if last is not None else None
+        if there is not None:
+            note = f"{error.message}: the sessions keep the gateway of sparklyr {there.version}"
+            return GatewayChoice(there, (note,))
+        if wanted is Gateway.ON:
+            raise
+        return GatewayChoice(None, (f"{error.message}: R comes in by Spark Connect alone",))
+    except SparklyrUnusable as error:
+        if wanted is Gateway.ON:
+            raise
+        return GatewayChoice(None, (f"{error.message}: R comes in by Spark Connect alone",))
+
+
+def risk(login: str, port: int) -> str:
+    """Return what whoever writes `on` for this machine must know."""
+    return (
+        f"sessions.sparklyr is on: the gateway at 127.0.0.1:{port} asks nobody for a password, so any user "
+        f"of this machine can run code as {login} through it"
+    )

@@ -1,0 +1,1 @@
+# The keeper's __main__.py: the caller passes it in.

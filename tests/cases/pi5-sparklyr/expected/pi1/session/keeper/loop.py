@@ -1,0 +1,1 @@
+# The keeper's loop.py: the caller passes it in.
