@@ -502,6 +502,7 @@ class Cluster:
             state=self.site.directory,
             inputs=lambda: Inputs.checked(self.site.spec, self.sizes, self.placement),
             is_local=self.spec.is_local,
+            sparklyr=lambda: door.version if (door := self.connection.sparklyr) is not None else "",
         )
 
     def _url(self, port: str) -> str:
