@@ -212,7 +212,7 @@ def _driver(inputs: Inputs, user: str, order: Order, folder: str) -> list[str]:
 
 
 def _doors(inputs: Inputs) -> list[dict[str, Any]]:
-    """Return what the program beside a run asks, in this order: the gateway's first client makes the context."""
+    """Return what the program beside a run asks, in this order: the first client makes the context."""
     gateway = {"kind": "sparklyr", "session": SPARKLYR_SESSION, "namespace": NAMESPACE}
     return [*([gateway] if inputs.has_gateway else []), {"kind": "connect"}]
 
