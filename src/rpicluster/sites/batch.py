@@ -104,22 +104,30 @@ class Runs:
         kit = self._kit(script, here, say)
         order = batch.Order("", script.path.name, arguments, script.language, script.door, time.time())
         order = self._submit(inputs, script, order, here, kit)
+        self._set_off(inputs, places, order)
+        return order.id
+
+    def _set_off(self, inputs: Inputs, places: batch.Places, order: batch.Order) -> None:
+        """Start what was sent; what does not start is taken away again."""
         folder = f"{self._root}/{order.id}"
-        started = self._ask(
-            "start",
-            as_root=not self._is_local,
-            id=order.id,
-            places=places.for_runs,
-            argv=batch.program(inputs, folder),
-            unit=batch.unit_name(order.id),
-            systemd=None if self._is_local else batch.service_properties(self.user, order, folder),
-            environment=self._around(inputs, order.id),
-        )
+        try:
+            started = self._ask(
+                "start",
+                as_root=not self._is_local,
+                id=order.id,
+                places=places.for_runs,
+                argv=batch.program(inputs, folder),
+                unit=batch.unit_name(order.id),
+                systemd=None if self._is_local else batch.service_properties(self.user, order, folder),
+                environment=self._around(inputs, order.id),
+            )
+        except RunRefused:
+            self._ask("discard", id=order.id)
+            raise
         if not started["started"]:
             self._ask("discard", id=order.id)
             running = tuple(started["running"])
             raise UsageError(places.refusal(running), hint=places.hint(running))
-        return order.id
 
     def _around(self, inputs: Inputs, run: str) -> dict[str, str]:
         """Return the environment of the program beside a run, where no systemd makes one."""

@@ -505,6 +505,8 @@ def main():
         os._exit(0)  # who asked has left
     except OSError as problem:
         answer = {"refused": "%s: %s" % (problem.filename or question["root"], problem.strerror)}
+    except subprocess.SubprocessError as problem:
+        answer = {"refused": str(problem)}
     if answer is not None:
         tell(answer)
 
