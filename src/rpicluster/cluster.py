@@ -23,6 +23,7 @@ from rpicluster.errors import (
     LocalEngineError,
     PartlyApplied,
     ServiceError,
+    SizingRefused,
     SpecError,
     Unreachable,
     UsageError,
@@ -503,7 +504,17 @@ class Cluster:
             inputs=lambda: Inputs.checked(self.site.spec, self.sizes, self.placement),
             is_local=self.spec.is_local,
             sparklyr=lambda: door.version if (door := self.connection.sparklyr) is not None else "",
+            too_small=self._too_small_for,
         )
+
+    def _too_small_for(self, sessions: int) -> str:
+        """Return why the nodes cannot hold so many drivers, "" if they can."""
+        asked = self.site.spec.sessions.model_copy(update={"max": sessions})
+        try:
+            size(self.site.spec.model_copy(update={"sessions": asked}), self.facts)
+        except SizingRefused as error:
+            return error.message
+        return ""
 
     def _url(self, port: str) -> str:
         manager = self.placement.nodes[self.spec.manager.name]

@@ -105,6 +105,8 @@ def test_places_are_those_that_no_warm_session_needs():
     said = found.refusal(())
     assert "holds 1 driver of 1056 MiB (sessions.max): 1 for the warm session of" in said
     assert "= 1, and this run would be number 2; nothing was started" in said
+    assert found.hint((), too_small="pi1 has 1 MiB") == "one driver more does not fit: pi1 has 1 MiB"
+    assert found.hint(("run-1",), too_small="x") == "wait for it: rpicluster jobs attach run-1"
     assert found.hint(()) == "write `sessions: {max: 2}` in cluster.yml, then: rpicluster up"
 
 

@@ -79,10 +79,13 @@ class Places:
             f"number {taken + 1}; nothing was started"
         )
 
-    def hint(self, running: tuple[str, ...]) -> str:
-        """Return how a place comes about."""
+    def hint(self, running: tuple[str, ...], too_small: str = "") -> str:
+        """Return how a place comes about; `too_small` is why the nodes cannot hold one driver more."""
+        wait = f"wait for it: rpicluster jobs attach {running[-1]}" if running else ""
         more = f"write `sessions: {{max: {self.drivers + 1}}}` in cluster.yml, then: rpicluster up"
-        return f"wait for it: rpicluster jobs attach {running[-1]}; or {more}" if running else more
+        if too_small:
+            more = f"one driver more does not fit: {too_small}"
+        return f"{wait}; or {more}" if wait and not too_small else wait or more
 
 
 def _sessions(users: tuple[str, ...]) -> str:

@@ -18,7 +18,7 @@ from rpicluster.model.scripts import Door, Language
 from rpicluster.nodes.local.state import write_file
 from rpicluster.nodes.runs import results
 from rpicluster.nodes.runs.channel import Channel, Machine, RunRefused, answer, program
-from rpicluster.sites.batch_checks import Script, Seen, require_packages, require_room
+from rpicluster.sites.batch_checks import Script, Seen, TooSmall, no_place, require_packages, require_room
 
 _RETRY_S = (1.0, 2.0, 5.0, 10.0)
 LOST_CONTACT_S = 600.0  # a laptop that wakes up needs its network first
@@ -77,6 +77,7 @@ class Runs:
         inputs: Callable[[], Inputs],
         is_local: bool,
         sparklyr: Callable[[], str] = lambda: "",
+        too_small: TooSmall = lambda drivers: "",
     ) -> None:
         """Speak for the runs below `root` on `machine`; `state` keeps what was shown of them here."""
         self.machine = machine
@@ -86,6 +87,7 @@ class Runs:
         self._inputs = inputs
         self._is_local = is_local
         self._sparklyr = sparklyr  # the version of the sessions' gateway, "" for none
+        self._too_small = too_small
 
     # -- starting --------------------------------------------------------------------------------------
 
@@ -100,7 +102,7 @@ class Runs:
         here = self._survey(inputs, script)
         seen = Seen(self.machine.name, self._is_local, inputs.node(inputs.manager).python, here)
         require_packages(script, seen)
-        require_room(places, script, seen)
+        require_room(places, script, seen, self._too_small)
         kit = self._kit(script, here, say)
         order = batch.Order("", script.path.name, arguments, script.language, script.door, time.time())
         order = self._submit(inputs, script, order, here, kit)
@@ -127,7 +129,7 @@ class Runs:
         if not started["started"]:
             self._ask("discard", id=order.id)
             running = tuple(started["running"])
-            raise UsageError(places.refusal(running), hint=places.hint(running))
+            raise no_place(places, running, self._too_small)
 
     def _around(self, inputs: Inputs, run: str) -> dict[str, str]:
         """Return the environment of the program beside a run, where no systemd makes one."""

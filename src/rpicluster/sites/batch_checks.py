@@ -4,7 +4,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -144,14 +144,25 @@ def _python_hint(names: Sequence[str], seen: Seen) -> str:
     return f"rpicluster ssh {seen.node} sudo apt-get install -y {listed}"
 
 
-def require_room(places: batch.Places, script: Script, seen: Seen) -> None:
+# Why the nodes cannot hold so many drivers, "" if they can.
+TooSmall = Callable[[int], str]
+
+
+def no_place(places: batch.Places, running: tuple[str, ...], too_small: TooSmall) -> UsageError:
+    """Return the refusal of one more run, with the arithmetic and a way that sizing would accept."""
+    return UsageError(
+        places.refusal(running), hint=places.hint(running, too_small=too_small(places.drivers + 1))
+    )
+
+
+def require_room(places: batch.Places, script: Script, seen: Seen, too_small: TooSmall) -> None:
     """Raise UsageError where no driver, or not enough memory, is left for one more run.
 
     On real nodes the manager itself counts the runs of all users once more when it starts this one.
     """
     running = tuple(seen.answer["running"])
     if len(running) >= places.for_runs:
-        raise UsageError(places.refusal(running), hint=places.hint(running))
+        raise no_place(places, running, too_small)
     driver_mib = 0 if script.door is Door.NONE else places.driver_mib
     wanted = driver_mib + SCRIPT_MIB + SPARE_MIB
     have = seen.answer["available_mib"]
