@@ -34,7 +34,7 @@ def runs(tmp_path, monkeypatch):
     (tmp_path / "state-dir").mkdir()
     monkeypatch.setenv("RPICLUSTER_STATE_DIR", str(tmp_path / "state-dir"))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
-    command = [sys.executable, str(FAKE_DRIVER), str(tmp_path / "fake"), "@connect@", "@spark_ui@"]
+    command = [sys.executable, str(FAKE_DRIVER), str(tmp_path / "fake"), "@connect@", "@spark_driver@"]
     monkeypatch.setattr(batch, "_driver", lambda *_: command)
     given = batch._ports
 

@@ -227,7 +227,9 @@ def _submit(inputs: Inputs, user: str, order: Order, folder: str, *more: tuple[s
         "spark.app.name": f"{order.id} {order.script}",
         "spark.local.dir": f"{folder}/driver",
         "spark.sql.warehouse.dir": f"{inputs.hdfs}{layout.home(user)}/.session-tables",
-        "spark.ui.port": "@spark_ui@",
+        # No page: YARN's filter for it may come while Spark still attaches its parts, and then the context
+        # dies (ConcurrentModificationException, seen once in a dozen starts of a busy machine).
+        "spark.ui.enabled": "false",
         "spark.driver.port": "@spark_driver@",
         "spark.driver.blockManager.port": "@spark_blockmanager@",
         # Two runs that choose one port at the same time: the second takes the next. On real nodes the
@@ -266,7 +268,6 @@ def _ports(inputs: Inputs, user: str) -> dict[str, dict[str, Any]]:
     if inputs.spec.is_local:
         here = list(_LOCAL_PORTS)
         hosts = {
-            "spark_ui": address,
             "spark_driver": address,
             "spark_blockmanager": address,
             "connect": LOOPBACK,
@@ -275,7 +276,7 @@ def _ports(inputs: Inputs, user: str) -> dict[str, dict[str, Any]]:
     outside = [name for name in SESSION_PORTS if name != "connect"]
     sessions = {inputs.session_port(user, name) for user in inputs.users for name in outside}
     found: dict[str, dict[str, Any]] = {}
-    for name in outside:
+    for name in ("spark_driver", "spark_blockmanager"):
         base = inputs.session_port(inputs.users[0], name)
         # firewall.guarded_ports; half of them, for Spark climbs from here when it must.
         guarded = range(base + 1, base + len(inputs.executor_ports) // 2)

@@ -139,8 +139,8 @@ class Run:
                 return
             end_group(self.driver, DRIVER_GRACE_S)
             self.driver = None
-            if "BindException" not in reason:  # another program took the port meanwhile
-                break
+            if not reason.startswith("ended"):
+                break  # it lives and does not answer: a second one would not, either
         raise CannotRun("its driver did not start: " + reason)
 
     def wait_for_doors(self, ports, token, life):
