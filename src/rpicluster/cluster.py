@@ -511,6 +511,7 @@ class Cluster:
             state=self.site.directory,
             inputs=lambda: Inputs.checked(self.site.spec, self.sizes, self.placement),
             is_local=self.spec.is_local,
+            sparklyr=lambda: door.version if (door := self.connection.sparklyr) is not None else "",
             too_small=self._too_small_for,
         )
 

@@ -13,6 +13,7 @@ from rendering_cases import load
 from rpicluster.design import batch, firewall
 from rpicluster.model.ports import SESSION_PORTS
 from rpicluster.model.scripts import Door, Language
+from rpicluster.model.spec import Gateway
 
 PIS, LOCAL = "pi4-3x4g", "local-demo"
 FOLDER = "/var/lib/rpicluster/runs-pi/run-1"
@@ -108,3 +109,41 @@ def test_places_are_those_that_no_warm_session_needs():
     assert found.hint((), too_small="pi1 has 1 MiB") == "one driver more does not fit: pi1 has 1 MiB"
     assert found.hint(("run-1",), too_small="x") == "wait for it: rpicluster jobs attach run-1"
     assert found.hint(()) == "write `sessions: {max: 2}` in cluster.yml, then: rpicluster up"
+
+
+def with_gateway(case: str):
+    inputs = load(case)
+    sessions = inputs.spec.sessions.model_copy(update={"sparklyr": Gateway.ON})
+    return replace(inputs, spec=inputs.spec.model_copy(update={"sessions": sessions}))
+
+
+def test_with_the_sessions_gateway_a_run_has_one_of_its_own_in_its_users_guarded_range():
+    inputs = with_gateway(PIS)
+    user = inputs.users[0]
+    told = batch.order_document(
+        inputs,
+        user,
+        order(Door.CONNECT, Language.R),
+        FOLDER,
+        rscript="/usr/bin/Rscript",
+        kit="",
+        ambient={},
+        sparklyr="1.9.5",
+    )
+    assert [door["kind"] for door in told["doors"]] == ["sparklyr", "connect"]
+    ports = told["ports"]["sparklyr"]["candidates"]
+    assert set(ports) <= set(inputs.sparklyr_ports(user)), "others are refused there"
+    assert inputs.sparklyr_ports(user)[0] not in ports, "the warm session's own"
+    command = told["driver"]
+    at = command.index("sparklyr.Shell")
+    assert command[at + 2 :] == ["@sparklyr@", "42", "--service"]
+    assert "spark.plugins=org.apache.spark.sql.connect.SparkConnectPlugin" in command
+    assert told["connection"]["sparklyr"]["version"] == "1.9.5"
+    assert told["connection"]["sparklyr"]["last_port"] == inputs.sparklyr_ports(user)[-1]
+
+
+def test_without_the_gateway_a_run_has_spark_connect_alone():
+    told = document(PIS, order(Door.CONNECT))
+    assert [door["kind"] for door in told["doors"]] == ["connect"]
+    assert "sparklyr" not in told["ports"]
+    assert told["connection"]["sparklyr"] is None

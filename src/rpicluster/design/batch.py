@@ -11,7 +11,7 @@ from rpicluster.design import daemon_units, jvm, layout
 from rpicluster.design.environment_files import variables
 from rpicluster.design.hardening import sandbox
 from rpicluster.design.inputs import LOOPBACK, Inputs
-from rpicluster.design.session_files import CONNECT, MODULE_FLAGS
+from rpicluster.design.session_files import CONNECT, MODULE_FLAGS, NAMESPACE, SPARKLYR_SESSION, launch_of
 from rpicluster.model.facts import NodePaths
 from rpicluster.model.ports import SESSION_PORTS
 from rpicluster.model.scripts import Door, Language
@@ -128,10 +128,12 @@ def order_document(
     rscript: str,
     kit: str,
     ambient: Mapping[str, str],
+    sparklyr: str = "",
 ) -> dict[str, Any]:
     """Return run.json: the script's command, its environment, its driver, and the ports to choose from.
 
-    `kit` is a folder of Python packages for R's way to Spark, "" where this Python has them.
+    `kit` is a folder of Python packages for R's way to Spark, "" where this Python has them; `sparklyr` the
+    version of the sessions' gateway, of which a run has one of its own, "" where they have none.
     """
     values = environment(inputs, user, folder, ambient)
     paths = [
@@ -159,8 +161,9 @@ def order_document(
         "argv": _script(inputs, user, order, folder, rscript),
         "environment": dict(sorted(values.items())),
         "driver": _driver(inputs, user, order, folder) if order.door is Door.CONNECT else [],
-        "ports": _ports(inputs) if order.door is not Door.NONE else {},
-        "connection": _connection(inputs, user, folder),
+        "doors": _doors(inputs) if order.door is Door.CONNECT else [],
+        "ports": _ports(inputs, user) if order.door is not Door.NONE else {},
+        "connection": _connection(inputs, user, folder, sparklyr),
         "start_timeout_s": START_TIMEOUT_S,
         "log_limit_bytes": LOG_LIMIT_BYTES,
     }
@@ -204,8 +207,17 @@ def _script(inputs: Inputs, user: str, order: Order, folder: str, rscript: str) 
 
 
 def _driver(inputs: Inputs, user: str, order: Order, folder: str) -> list[str]:
-    command = _submit(inputs, user, order, folder, ("spark.connect.grpc.binding.port", "@connect@"))
-    return [*command, "--class", CONNECT.main_class, CONNECT.resource]
+    launch = launch_of(inputs, user)
+    port = ("spark.connect.grpc.binding.port", "@connect@")
+    command = [*_submit(inputs, user, order, folder, port, *launch.conf), "--class", launch.main_class]
+    own = ("@sparklyr@", *launch.arguments[1:]) if launch != CONNECT else ()
+    return [*command, launch.resource, *own]
+
+
+def _doors(inputs: Inputs) -> list[dict[str, Any]]:
+    """Return what the program beside a run asks, in this order: the first client makes the context."""
+    gateway = {"kind": "sparklyr", "session": SPARKLYR_SESSION, "namespace": NAMESPACE}
+    return [*([gateway] if inputs.has_gateway else []), {"kind": "connect"}]
 
 
 def _submit(inputs: Inputs, user: str, order: Order, folder: str, *more: tuple[str, str]) -> list[str]:
@@ -243,9 +255,16 @@ def _submit(inputs: Inputs, user: str, order: Order, folder: str, *more: tuple[s
     ]
 
 
-def _ports(inputs: Inputs) -> dict[str, dict[str, Any]]:
+def _ports(inputs: Inputs, user: str) -> dict[str, dict[str, Any]]:
     """Return where a driver may listen: on real nodes where the firewall guards the sessions' drivers."""
     address = inputs.node(inputs.manager).address
+    # The firewall guards the user's own range; the warm session's gateway and its clients begin at its start.
+    own = inputs.sparklyr_ports(user)
+    gateway = (
+        {"sparklyr": {"host": LOOPBACK, "candidates": list(own)[len(own) // 2 : -2]}}
+        if inputs.has_gateway
+        else {}
+    )
     if inputs.spec.is_local:
         here = list(_LOCAL_PORTS)
         hosts = {
@@ -253,7 +272,7 @@ def _ports(inputs: Inputs) -> dict[str, dict[str, Any]]:
             "spark_blockmanager": address,
             "connect": LOOPBACK,
         }
-        return {name: {"host": host, "candidates": here} for name, host in hosts.items()}
+        return {**{name: {"host": host, "candidates": here} for name, host in hosts.items()}, **gateway}
     outside = [name for name in SESSION_PORTS if name != "connect"]
     sessions = {inputs.session_port(user, name) for user in inputs.users for name in outside}
     found: dict[str, dict[str, Any]] = {}
@@ -263,10 +282,17 @@ def _ports(inputs: Inputs) -> dict[str, dict[str, Any]]:
         guarded = range(base + 1, base + len(inputs.executor_ports) // 2)
         found[name] = {"host": address, "candidates": [port for port in guarded if port not in sessions]}
     found["connect"] = {"host": LOOPBACK, "candidates": list(_DOORS)}
-    return found
+    return {**found, **gateway}
 
 
-def _connection(inputs: Inputs, user: str, folder: str) -> dict[str, Any]:
+def _connection(inputs: Inputs, user: str, folder: str, sparklyr: str) -> dict[str, Any]:
+    gateway = {
+        "host": LOOPBACK,
+        "port": 0,
+        "last_port": inputs.sparklyr_ports(user)[-1],
+        "session": SPARKLYR_SESSION,
+        "version": sparklyr,
+    }
     manager = inputs.node(inputs.manager)
     return {
         "schema": 1,
@@ -278,7 +304,8 @@ def _connection(inputs: Inputs, user: str, folder: str) -> dict[str, Any]:
         "user": user,
         "webhdfs": f"http://{manager.address}:{manager.ports['namenode_http']}",
         "webhdfs_user": user,
-        "namespace": "rpi.default",
+        "namespace": NAMESPACE,
+        "sparklyr": gateway if inputs.has_gateway else None,
         "tunnelled": False,
     }
 

@@ -76,6 +76,7 @@ class Runs:
         state: Path,
         inputs: Callable[[], Inputs],
         is_local: bool,
+        sparklyr: Callable[[], str] = lambda: "",
         too_small: TooSmall = lambda drivers: "",
     ) -> None:
         """Speak for the runs below `root` on `machine`; `state` keeps what was shown of them here."""
@@ -85,6 +86,7 @@ class Runs:
         self._state = state / "runs"
         self._inputs = inputs
         self._is_local = is_local
+        self._sparklyr = sparklyr  # the version of the sessions' gateway, "" for none
         self._too_small = too_small
 
     # -- starting --------------------------------------------------------------------------------------
@@ -199,6 +201,7 @@ class Runs:
             rscript=here.get("rscript") or "",
             kit=kit,
             ambient=self._ambient(),
+            sparklyr=self._sparklyr(),
         )
         if self._is_local:
             document["environment"]["RPICLUSTER_UNIT"] = batch.mark(inputs, order.id)

@@ -17,6 +17,7 @@ import select
 import signal
 import sys
 import time
+import types
 from pathlib import Path
 
 END_BYTES = 4096
@@ -50,6 +51,7 @@ class Run:
         self.driver = None
         self.driver_gone = False
         self.script = None
+        self.visits = []
         self.log = None
         self.log_bytes = 0
         self.log_cut = False
@@ -126,12 +128,14 @@ class Run:
         for _ in range(START_TRIES):
             token = secrets.token_urlsafe(32)
             ports = self.free_ports()
+            life = secrets.token_hex(8)
             environment = {**self.order["environment"], "SPARK_CONNECT_AUTHENTICATE_TOKEN": token}
+            environment["RPICLUSTER_DRIVER"] = life  # by it the gateway is known as this driver's
             with (self.folder / "driver.out").open("ab") as output:
                 self.driver = self.start(filled(self.order["driver"], ports), environment, output)
-            reason = self.wait_for_door(ports["connect"][1], token)
+            reason = self.wait_for_doors(ports, token, life)
             if not reason:
-                self.write_connection(ports["connect"][1], token)
+                self.write_connection(ports, token)
                 return
             end_group(self.driver, DRIVER_GRACE_S)
             self.driver = None
@@ -139,39 +143,55 @@ class Run:
                 break  # it lives and does not answer: a second one would not, either
         raise CannotRun("its driver did not start: " + reason)
 
-    def wait_for_door(self, port, token):
-        """Return "" when the door answers, else why it will not."""
-        from keeper.doors import ask_connect
-        from keeper.wire import ProbeFailed, StopRequested, Wire
+    def wait_for_doors(self, ports, token, life):
+        """Return "" when all doors answer, else why they will not."""
+        from keeper.config import Door
+        from keeper.doors import open_door
+        from keeper.wire import Hopeless, ProbeFailed, StopRequested
 
+        config = types.SimpleNamespace(probe_timeout_s=5.0, user=self.order["user"])
         deadline = time.monotonic() + self.order["start_timeout_s"]
-        session = "00000000-0000-4000-8000-%012x" % random.getrandbits(48)
-        waiting_for = "it to listen"
-        while time.monotonic() < deadline:
-            if self.stopping:
-                raise Stopped
-            status = self.driver.poll()
-            if status is not None:
-                return ended(status) + last_words(self.folder / "driver.out")
-            # Whoever else listens there must not be told the token.
-            if listener(port) == os.geteuid():
-                try:
-                    with Wire("127.0.0.1", port, 5.0, lambda: self.stopping) as wire:
-                        answered = ask_connect(wire, token, self.order["user"], session, 5.0)
-                    self.say(application=answered)
-                    return ""
-                except StopRequested:
-                    raise Stopped from None
-                except ProbeFailed as problem:
-                    waiting_for = str(problem)
-            if self.state["waiting_for"] != "its driver: " + waiting_for:
-                self.say(waiting_for="its driver: " + waiting_for)
-            time.sleep(POLL_S)
-        return "no answer within %d s; it waited for %s" % (self.order["start_timeout_s"], waiting_for)
+        for about in self.order["doors"]:
+            host, port = ports[about["kind"]]
+            door = open_door(
+                config,
+                Door(host=host, port=port, **about),
+                token=token,
+                life=life,
+                stopping=lambda: self.stopping,
+            )
+            self.visits.append(door)  # a client of the gateway, as long as the run lasts
+            waiting_for = "it to listen"
+            while True:
+                if self.stopping:
+                    raise Stopped
+                status = self.driver.poll()
+                if status is not None:
+                    return ended(status) + last_words(self.folder / "driver.out")
+                # Whoever else listens there must not be told the token.
+                if listener(port) == os.geteuid():
+                    try:
+                        self.say(application=door.ask())
+                        break
+                    except StopRequested:
+                        raise Stopped from None
+                    except Hopeless as problem:
+                        return str(problem)
+                    except ProbeFailed as problem:
+                        waiting_for = str(problem)
+                if time.monotonic() > deadline:
+                    limit_s = self.order["start_timeout_s"]
+                    return "no answer within %d s; it waited for %s" % (limit_s, waiting_for)
+                if self.state["waiting_for"] != "its driver: " + waiting_for:
+                    self.say(waiting_for="its driver: " + waiting_for)
+                time.sleep(POLL_S)
+        return ""
 
-    def write_connection(self, port, token):
+    def write_connection(self, ports, token):
         write_private(self.folder / "token", token + "\n")
-        document = {**self.order["connection"], "connect_port": port}
+        document = {**self.order["connection"], "connect_port": ports["connect"][1]}
+        if document.get("sparklyr"):
+            document["sparklyr"]["port"] = ports["sparklyr"][1]
         write_private(self.folder / "connection.json", json.dumps(document, indent=2) + "\n")
 
     def free_ports(self):
