@@ -258,13 +258,11 @@ def _submit(inputs: Inputs, user: str, order: Order, folder: str, *more: tuple[s
 def _ports(inputs: Inputs, user: str) -> dict[str, dict[str, Any]]:
     """Return where a driver may listen: on real nodes where the firewall guards the sessions' drivers."""
     address = inputs.node(inputs.manager).address
-    # The firewall guards the user's own range; the warm session's gateway and its clients begin at its start.
-    own = inputs.sparklyr_ports(user)
-    gateway = (
-        {"sparklyr": {"host": LOOPBACK, "candidates": list(own)[len(own) // 2 : -2]}}
-        if inputs.has_gateway
-        else {}
-    )
+    gateway = {}
+    if inputs.has_gateway:
+        # The firewall guards the user's range; the warm session's gateway and its clients begin at its start.
+        own = list(inputs.sparklyr_ports(user))
+        gateway = {"sparklyr": {"host": LOOPBACK, "candidates": own[len(own) // 2 : -2]}}
     if inputs.spec.is_local:
         here = list(_LOCAL_PORTS)
         hosts = {
@@ -286,13 +284,15 @@ def _ports(inputs: Inputs, user: str) -> dict[str, dict[str, Any]]:
 
 
 def _connection(inputs: Inputs, user: str, folder: str, sparklyr: str) -> dict[str, Any]:
-    gateway = {
-        "host": LOOPBACK,
-        "port": 0,
-        "last_port": inputs.sparklyr_ports(user)[-1],
-        "session": SPARKLYR_SESSION,
-        "version": sparklyr,
-    }
+    gateway = None
+    if inputs.has_gateway:
+        gateway = {
+            "host": LOOPBACK,
+            "port": 0,
+            "last_port": inputs.sparklyr_ports(user)[-1],
+            "session": SPARKLYR_SESSION,
+            "version": sparklyr,
+        }
     manager = inputs.node(inputs.manager)
     return {
         "schema": 1,
@@ -305,7 +305,7 @@ def _connection(inputs: Inputs, user: str, folder: str, sparklyr: str) -> dict[s
         "webhdfs": f"http://{manager.address}:{manager.ports['namenode_http']}",
         "webhdfs_user": user,
         "namespace": NAMESPACE,
-        "sparklyr": gateway if inputs.has_gateway else None,
+        "sparklyr": gateway,
         "tunnelled": False,
     }
 
