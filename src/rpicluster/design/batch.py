@@ -10,10 +10,10 @@ from typing import Any
 from rpicluster.design import daemon_units, jvm, layout
 from rpicluster.design.environment_files import variables
 from rpicluster.design.hardening import sandbox
-from rpicluster.design.inputs import LOOPBACK, Inputs
-from rpicluster.design.session_files import CONNECT, MODULE_FLAGS, NAMESPACE, SPARKLYR_SESSION, launch_of
+from rpicluster.design.inputs import Inputs
+from rpicluster.design.session_files import CONNECT, MODULE_FLAGS, NAMESPACE, launch_of
 from rpicluster.model.facts import NodePaths
-from rpicluster.model.ports import SESSION_PORTS
+from rpicluster.model.ports import LOOPBACK, SESSION_PORTS, SPARKLYR_SESSION
 from rpicluster.model.scripts import Door, Language
 
 SCHEMA = 1

@@ -9,11 +9,10 @@ from typing import Any, TypeVar
 from rpicluster.design import layout
 from rpicluster.design.sizes import NodeSizes, Sizes
 from rpicluster.model.facts import NodePaths, NodePlacement, Placement
-from rpicluster.model.ports import EXECUTOR_PORT, SPARKLYR_PORT, SPARKLYR_PORTS
+from rpicluster.model.ports import EXECUTOR_PORT, LOOPBACK, SPARKLYR_PORT, SPARKLYR_PORTS
 from rpicluster.model.spec import ClusterSpec, Gateway, NodeSpec, Role
 
 _T = TypeVar("_T")
-LOOPBACK = "127.0.0.1"
 _SESSION_STRIDE = 10
 _EXECUTOR_PORTS_MIN, _EXECUTOR_PORTS_MAX = 16, 200
 

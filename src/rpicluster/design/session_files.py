@@ -5,8 +5,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from rpicluster.design import daemon_units, jvm, layout
-from rpicluster.design.inputs import LOOPBACK, Inputs
+from rpicluster.design.inputs import Inputs
 from rpicluster.design.units import Unit
+from rpicluster.model.ports import LOOPBACK, SPARKLYR_SESSION
 
 SCHEMA = 1
 DAY_S = 86400
@@ -54,7 +55,6 @@ class Launch:
 
 
 CONNECT = Launch("org.apache.spark.sql.connect.service.SparkConnectServer")
-SPARKLYR_SESSION = 42  # the gateway's number of its one session; any will do, and clients must know it
 NAMESPACE = "rpi.default"
 
 

@@ -4,8 +4,9 @@ import re
 from collections.abc import Iterator
 
 from rpicluster.design import jvm, layout
-from rpicluster.design.inputs import LOOPBACK, Inputs
+from rpicluster.design.inputs import Inputs
 from rpicluster.design.settings import Setting, setting
+from rpicluster.model.ports import LOOPBACK
 from rpicluster.model.spec import ClusterSpec
 
 CATALOG = "rpi"

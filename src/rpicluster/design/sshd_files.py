@@ -6,10 +6,10 @@ from rpicluster.design import layout
 from rpicluster.design.accounts import NO_LOGIN
 from rpicluster.design.firewall import ON_LOOPBACK
 from rpicluster.design.hosts_block import is_address
-from rpicluster.design.inputs import LOOPBACK, Inputs
+from rpicluster.design.inputs import Inputs
 from rpicluster.design.settings import HEADER
 from rpicluster.design.systemd_text import plain_path
-from rpicluster.model.ports import SESSION_PORTS
+from rpicluster.model.ports import LOOPBACK, SESSION_PORTS
 
 SSHD = "/etc/ssh/sshd_config.d/rpicluster.conf"
 # Pages and REST of the manager and the workers; Hadoop's RPC is for members only.

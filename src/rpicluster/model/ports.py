@@ -1,5 +1,6 @@
 """The ports of a cluster, by name, with Hadoop's and Spark's own numbers as defaults."""
 
+LOOPBACK = "127.0.0.1"
 MANAGER_PORTS: dict[str, int] = {
     "namenode_rpc": 8020,
     "namenode_http": 9870,
@@ -32,6 +33,7 @@ SESSION_PORTS: dict[str, int] = {
 # each the first one that is free: this many numbers a user, the same on a laptop at the end of a tunnel.
 SPARKLYR_PORT = 18880
 SPARKLYR_PORTS = 20
+SPARKLYR_SESSION = 42  # sparklyr's number of the session behind the gateway; every gateway has one
 SPARKLYR_REACH = 100  # how far the gateway looks for a free number (Utils.nextPort), itself included
 # The first of the ports of executors on real nodes: above those of 64 sessions, below the NameNode's.
 EXECUTOR_PORT = 7800

@@ -8,7 +8,8 @@ from typing import Any
 
 from rpicluster.errors import UsageError
 from rpicluster.model.facts import NodePlacement
-from rpicluster.nodes.ssh.forwards import LOOPBACK, Forward, sparklyr_forwards
+from rpicluster.model.ports import LOOPBACK
+from rpicluster.nodes.ssh.forwards import Forward, sparklyr_forwards
 from rpicluster.nodes.ssh.keeping import Kept
 from rpicluster.nodes.ssh.tunnel import Tunnel
 

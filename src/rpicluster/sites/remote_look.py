@@ -17,7 +17,7 @@ from rpicluster.errors import (
 )
 from rpicluster.model.facts import ClusterFacts, Placement
 from rpicluster.model.machine import MachineFacts
-from rpicluster.model.ports import MANAGER_PORTS, SESSION_PORTS
+from rpicluster.model.ports import LOOPBACK, MANAGER_PORTS, SESSION_PORTS
 from rpicluster.model.spec import ClusterSpec, Gateway, SshTarget
 from rpicluster.nodes.gateway_ports import LEAST_USERS, free_block
 from rpicluster.nodes.remote import observed as seen
@@ -27,7 +27,6 @@ from rpicluster.nodes.remote.manifest import owner_of
 from rpicluster.nodes.remote.place import Look, RemotePlace
 from rpicluster.nodes.remote.state import open_remote_state
 from rpicluster.nodes.remote.storage import choices, require_named
-from rpicluster.nodes.ssh.forwards import LOOPBACK
 from rpicluster.nodes.ssh.openssh import OpenSsh
 from rpicluster.nodes.ssh.tunnel import Tunnel
 from rpicluster.runtime import sparklyr_jar

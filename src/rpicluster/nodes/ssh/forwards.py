@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-LOOPBACK = "127.0.0.1"
+from rpicluster.model.ports import LOOPBACK
+
 # A link that carries nothing is given up 15 s after its last byte: ssh asks every 3 s, and after four
 # questions without an answer the fifth interval ends it. A cable that is out for 5 s must end nothing, and
 # TCP sends again in steps that double: what was lost at its start goes through 10 s later at the latest.

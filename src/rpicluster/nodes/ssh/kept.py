@@ -13,8 +13,8 @@ from pathlib import Path
 
 import rpicluster
 from rpicluster.errors import RpiclusterError, Unreachable
+from rpicluster.model.ports import LOOPBACK
 from rpicluster.nodes.local.listeners import Listener, listener_on
-from rpicluster.nodes.ssh.forwards import LOOPBACK
 from rpicluster.nodes.ssh.keeping import Job, Kept
 from rpicluster.nodes.ssh.kept_files import ERRORS, JOB, LOCK, STARTING, STATE, socket_name, write_private
 

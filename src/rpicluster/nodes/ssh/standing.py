@@ -9,8 +9,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from rpicluster.model.ports import LOOPBACK
 from rpicluster.nodes.local.processes import Process, end_processes, own_processes
-from rpicluster.nodes.ssh.forwards import LOOPBACK
 from rpicluster.nodes.ssh.mux import Link
 
 ANSWER_S = 3.0

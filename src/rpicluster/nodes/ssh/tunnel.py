@@ -16,9 +16,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from rpicluster.errors import RpiclusterError, Unreachable
+from rpicluster.model.ports import LOOPBACK
 from rpicluster.model.spec import SshTarget
 from rpicluster.nodes.ssh import failures, kept, kept_files
-from rpicluster.nodes.ssh.forwards import ALIVE, LOOPBACK, Forward, bracketed, raw_command
+from rpicluster.nodes.ssh.forwards import ALIVE, Forward, bracketed, raw_command
 from rpicluster.nodes.ssh.keeping import Job, Kept
 from rpicluster.nodes.ssh.mux import Link
 from rpicluster.nodes.ssh.openssh import OpenSsh

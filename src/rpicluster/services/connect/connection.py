@@ -10,10 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rpicluster.design.inputs import LOOPBACK
-from rpicluster.design.session_files import SPARKLYR_SESSION
 from rpicluster.errors import ServiceError, UsageError
-from rpicluster.model.ports import SPARKLYR_PORTS
+from rpicluster.model.ports import LOOPBACK, SPARKLYR_PORTS, SPARKLYR_SESSION
 from rpicluster.services.connect.session import ConnectSession
 
 SCHEMA = 1
