@@ -15,7 +15,6 @@ from rpicluster.design import layout
 from rpicluster.design.accounts import hdfs_directories
 from rpicluster.design.inputs import Inputs
 from rpicluster.design.plan import Plan
-from rpicluster.design.rendering import render
 from rpicluster.design.sizes import Sizes
 from rpicluster.design.sizing import explain, size
 from rpicluster.design.units import Rendered
@@ -43,8 +42,6 @@ from rpicluster.sites.readiness import (
     make_folders,
     prove,
 )
-from rpicluster.sites.remote import RemoteSite
-from rpicluster.sites.remote_plan import CheckedNode
 from rpicluster.sites.site import Report
 from rpicluster.sites.spec_file import SOURCE_FILE, SPEC_FILE, read_spec, spec_file
 
@@ -64,6 +61,8 @@ if TYPE_CHECKING:
     from rpicluster.services.yarn import Yarn
     from rpicluster.sites.batch import Runs
     from rpicluster.sites.doors import Doors
+    from rpicluster.sites.remote import RemoteSite
+    from rpicluster.sites.remote_plan import CheckedNode
 
 SSH_CONFIG_FILE = "ssh_config"
 
@@ -99,10 +98,12 @@ class Cluster:
     # -- what it should be -----------------------------------------------------------------------------
 
     @cached_property
-    def site(self) -> LocalSite | RemoteSite:
+    def site(self) -> "LocalSite | RemoteSite":
         """Where the cluster stands: this machine, or nodes behind SSH."""
         if self.spec.is_local:
             return LocalSite(self.spec)
+        from rpicluster.sites.remote import RemoteSite  # SSH and Ansible: a tenth of a second
+
         beside = self.spec_path.absolute().parent / SSH_CONFIG_FILE
         config = beside if beside.is_file() else None
         return RemoteSite(self.spec, config=config, ask_password=self.ask_password)
@@ -126,6 +127,8 @@ class Cluster:
     @cached_property
     def rendered(self) -> Rendered:
         """Every file and unit, as bytes."""
+        from rpicluster.design.rendering import render
+
         keeper = {
             file.name: file.read_bytes()
             for file in files("rpicluster.session.keeper").iterdir()
@@ -176,12 +179,12 @@ class Cluster:
 
     def may_reboot(self, allowed: bool) -> None:
         """Say whether `apply` may reboot boards that need it."""
-        if isinstance(self.site, RemoteSite):
+        if not isinstance(self.site, LocalSite):
             self.site.may_reboot = allowed
 
     def may_format(self, disks: tuple[str, ...]) -> None:
         """Name the disks that `apply` may format, by their names in /dev/disk/by-id; raises UsageError."""
-        if isinstance(self.site, RemoteSite):
+        if not isinstance(self.site, LocalSite):
             self.site.formats = frozenset(disks)
         elif disks:
             raise UsageError(f"the nodes of {self.name} are virtual, on this machine: they have no disks")
@@ -217,7 +220,7 @@ class Cluster:
         self.site.carry_out(plan, self.rendered, self.sizes, report=report)
         if plan.steps or self.spec.is_local or not self._all_answer(phases):
             self._wait(phases, without=frozenset(self.site.left_out()))
-        if isinstance(self.site, RemoteSite) and (verify or plan.steps or self.site.is_unproven):
+        if not isinstance(self.site, LocalSite) and (verify or plan.steps or self.site.is_unproven):
             self._prove(phases, report)
             self.site.proven()
         left_out = self.site.left_out()
@@ -300,7 +303,7 @@ class Cluster:
 
     def _all_answer(self, phases: Phases) -> bool:
         """Ask every part once; what an `up` without changes needs to know."""
-        units = self.site.seen_units() if isinstance(self.site, RemoteSite) else None
+        units = self.site.seen_units() if not isinstance(self.site, LocalSite) else None
         if not self.connection_path.exists() or any(p.state != "ok" for p in self._ask_parts(units=units)):
             return False
         phases.note("nothing to change, every part answers")
@@ -442,7 +445,7 @@ class Cluster:
 
         was_up = (self.site.directory / SPEC_FILE).exists()
         ask = self._look_at_daemons if was_up else None
-        if isinstance(self.site, RemoteSite):
+        if not isinstance(self.site, LocalSite):
             place = self.site.place
             return doctor.examine_nodes(self.spec, ssh=place.nodes.ssh, daemons=ask, find=place.finder.found)
         return doctor.examine_here(self.spec, self.site.directory, ask)
