@@ -147,6 +147,7 @@ def warm_ensure_ms() -> float:
 
 def measure(folder: Path) -> dict[str, str]:
     os.environ["RPICLUSTER_STATE_DIR"] = str(folder / "state")
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # a user's second command finds what the first compiled
     found = {}
     python = [sys.executable, "-c", "pass"]
     helped, base = in_turn([*PROGRAM, "--help"], python)
