@@ -48,7 +48,7 @@ class Namespace:
 
     def run(self, *argv: str, stdin: str = "", code: int = 0) -> str:
         done = subprocess.run(
-            ["nsenter", "--mount", f"--target={self.process.pid}", "--", *argv],
+            ["nsenter", "--mount", "--root", "--wd", f"--target={self.process.pid}", "--", *argv],
             input=stdin,
             capture_output=True,
             text=True,
