@@ -15,7 +15,7 @@ from xdist.scheduler import LoadScopeScheduling
 from rpicluster.cluster import Cluster
 from rpicluster.errors import LocalEngineError, RpiclusterError
 from rpicluster.nodes.local.facts import find_java
-from rpicluster.runtime import store
+from rpicluster.runtime import sparklyr_jar, store
 
 # How long an example takes depends on what else the machine does; no test is about that.
 settings.register_profile("untimed", deadline=None)
@@ -136,6 +136,29 @@ def cluster(
             del os.environ["RPICLUSTER_STATE_DIR"]
         else:
             os.environ["RPICLUSTER_STATE_DIR"] = before
+
+
+@pytest.fixture(scope="module")
+def cluster_with_gateway(
+    cluster: Cluster, bring_up: Callable[[Cluster], object], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Cluster]:
+    """The shared cluster, its session with sparklyr's gateway while the tests of one module run."""
+    try:
+        sparklyr_jar.find()
+    except RpiclusterError as error:
+        pytest.skip(f"no sparklyr to test with: {error.message}")
+    text = cluster.spec_path.read_text()
+    # A driver with a gateway is larger.
+    changed = text.replace("2560M", "2880M").replace("idle_timeout_s: 30", "idle_timeout_s: 30, sparklyr: on")
+    assert changed.count("sparklyr: on") == changed.count("2880M") == 1
+    spec = tmp_path_factory.mktemp("gateway") / "cluster.yml"
+    spec.write_text(changed)
+    found = Cluster.from_file(spec)
+    try:
+        bring_up(found)
+        yield found
+    finally:
+        bring_up(Cluster.from_file(cluster.spec_path))
 
 
 @pytest.hookimpl(wrapper=True)

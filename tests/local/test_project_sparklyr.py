@@ -12,33 +12,16 @@ from ruamel.yaml import YAML
 from rpicluster import rpackage
 from rpicluster.cli.main import run
 from rpicluster.cluster import Cluster
-from rpicluster.errors import RpiclusterError
-
-sparklyr_jar = pytest.importorskip("rpicluster.runtime.sparklyr_jar")
 
 pytestmark = [pytest.mark.cluster, pytest.mark.r, pytest.mark.timeout(1800)]
 R_TIMEOUT_S = 600
 
 
 @pytest.fixture(scope="module")
-def with_door(cluster, bring_up, tmp_path_factory):
-    """The shared cluster, with the gateway while these tests run."""
-    try:
-        sparklyr_jar.find()
-    except RpiclusterError as error:
-        pytest.skip(f"no sparklyr to test with: {error.message}")
-    text = cluster.spec_path.read_text()
-    changed = text.replace("2560M", "2624M").replace("idle_timeout_s: 30", "idle_timeout_s: 30, sparklyr: on")
-    assert changed.count("sparklyr: on") == changed.count("2624M") == 1
-    spec = tmp_path_factory.mktemp("door") / "cluster.yml"
-    spec.write_text(changed)
-    found = Cluster.from_file(spec)
-    try:
-        bring_up(found)
-        assert run(["project", "flights", "--cluster", found.name]) == 0
-        yield found
-    finally:
-        bring_up(Cluster.from_file(cluster.spec_path))
+def with_door(cluster_with_gateway: Cluster) -> Cluster:
+    """A cluster with the gateway, and the flights in it."""
+    assert run(["project", "flights", "--cluster", cluster_with_gateway.name]) == 0
+    return cluster_with_gateway
 
 
 @pytest.fixture(scope="module")

@@ -9,14 +9,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rpicluster.cluster import Cluster
-from rpicluster.errors import RpiclusterError
 from rpicluster.runtime import sparklyr_jar
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -55,32 +54,8 @@ say <- function(...) cat("\\nsaid:", ..., "\\n", sep = "")
 
 
 @pytest.fixture(scope="module")
-def jar() -> sparklyr_jar.SparklyrJar:
-    try:
-        return sparklyr_jar.find()
-    except RpiclusterError as error:
-        pytest.skip(f"no sparklyr to test with: {error.message}")
-
-
-@pytest.fixture(scope="module")
-def gateway(
-    cluster: Cluster,
-    jar: sparklyr_jar.SparklyrJar,
-    bring_up: Callable[[Cluster], object],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Session]:
-    """The shared cluster, with the gateway while these tests run."""
-    text = cluster.spec_path.read_text()
-    changed = text.replace("2560M", "2880M").replace("idle_timeout_s: 30", "idle_timeout_s: 30, sparklyr: on")
-    assert changed.count("sparklyr: on") == changed.count("2880M") == 1
-    spec = tmp_path_factory.mktemp("gateway") / "cluster.yml"
-    spec.write_text(changed)
-    found = Cluster.from_file(spec)
-    try:
-        bring_up(found)
-        yield Session(found)
-    finally:
-        bring_up(Cluster.from_file(cluster.spec_path))
+def gateway(cluster_with_gateway: Cluster) -> Session:
+    return Session(cluster_with_gateway)
 
 
 @pytest.fixture(scope="module")
@@ -125,11 +100,9 @@ def test_the_plan_warns_of_other_users_of_this_machine(gateway: Session) -> None
     assert any("any user of this machine can run code as" in warning for warning in plan.warnings)
 
 
-def test_the_connection_file_names_the_gateway_and_its_version(
-    gateway: Session, jar: sparklyr_jar.SparklyrJar
-) -> None:
+def test_the_connection_file_names_the_gateway_and_its_version(gateway: Session) -> None:
     document = json.loads(gateway.cluster.connection_path.read_text())["sparklyr"]
-    assert document["version"] == jar.version
+    assert document["version"] == sparklyr_jar.find().version
     assert document["last_port"] == document["port"] + 19
     kinds = [door["kind"] for door in gateway.healthy()["doors"]]
     assert kinds == ["sparklyr", "connect"]

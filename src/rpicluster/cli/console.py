@@ -21,6 +21,17 @@ def styled(text: str, *, fg: str | None = None, bold: bool = False) -> str:
     return text if os.environ.get("NO_COLOR") else click.style(text, fg=fg, bold=bold or None)
 
 
+@contextmanager
+def _while_read() -> Iterator[None]:
+    """End the program where nobody reads on: `rpicluster ls | head`, whose reader has what it wanted."""
+    try:
+        yield
+    except BrokenPipeError:
+        # What is still buffered goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(0) from None
+
+
 class Console:
     """Where output goes and how much of it; one instance, set up by the top-level command."""
 
@@ -37,22 +48,15 @@ class Console:
 
     def data(self, text: str) -> None:
         """Print what a program may read, to stdout; ends the program where nobody reads on."""
-        try:
+        with _while_read():
             click.echo(text)
-        except BrokenPipeError:
-            # `rpicluster ls | head`: the reader has what it wanted. What is still buffered goes nowhere.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise SystemExit(0) from None
 
     def raw(self, block: bytes) -> None:
         """Print bytes as they are, to stdout, at once; ends the program where nobody reads on."""
-        try:
+        with _while_read():
             sys.stdout.flush()
             sys.stdout.buffer.write(block)
             sys.stdout.buffer.flush()
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise SystemExit(0) from None
 
     def document(self, document: dict[str, Any]) -> None:
         """Print one JSON document with its schema number, to stdout."""

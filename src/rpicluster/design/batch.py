@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rpicluster.design import daemon_units, jvm, layout
+from rpicluster.design import daemon_units, layout
 from rpicluster.design.environment_files import variables
 from rpicluster.design.hardening import sandbox
 from rpicluster.design.inputs import Inputs
-from rpicluster.design.session_files import CONNECT, MODULE_FLAGS, NAMESPACE, launch_of
+from rpicluster.design.session_files import CONNECT, NAMESPACE, launch_of, spark_submit
 from rpicluster.model.facts import NodePaths
 from rpicluster.model.ports import LOOPBACK, SESSION_PORTS, SPARKLYR_SESSION
 from rpicluster.model.scripts import Door, Language
@@ -46,11 +46,6 @@ class Order:
 def runs_directory(paths: NodePaths, user: str) -> str:
     """Return the folder on the manager that holds a user's runs, each in a folder of its own."""
     return f"{paths.data}/runs-{user}"
-
-
-def unit_name(run: str) -> str:
-    """Return the systemd service of a run."""
-    return layout.systemd_unit(run)
 
 
 @dataclass(frozen=True)
@@ -222,7 +217,6 @@ def _doors(inputs: Inputs) -> list[dict[str, Any]]:
 
 def _submit(inputs: Inputs, user: str, order: Order, folder: str, *more: tuple[str, str]) -> list[str]:
     """Return the command of a driver up to what it runs; the program beside it fills in the ports."""
-    node = inputs.node(inputs.manager)
     conf = {
         "spark.app.name": f"{order.id} {order.script}",
         "spark.local.dir": f"{folder}/driver",
@@ -237,22 +231,9 @@ def _submit(inputs: Inputs, user: str, order: Order, folder: str, *more: tuple[s
         **({"spark.port.maxRetries": "16"} if inputs.spec.is_local else {}),
         **dict(more),
     }
-    return [
-        f"{node.java_home}/bin/java",
-        *jvm.driver_flags(inputs.sizes.driver.heap_mib),
-        *MODULE_FLAGS,
-        daemon_units.IPV4,
-        daemon_units.marker(inputs, inputs.manager, order.id),
-        f"-Djava.io.tmpdir={folder}/{TEMPORARY}",
-        f"-Drpicluster.log={folder}/driver.log",
-        f"-Dlog4j2.configurationFile={node.paths.conf}/spark/log4j2-driver.properties",
-        "-cp",
-        f"{node.paths.conf}/spark:{node.paths.conf}/hadoop:{inputs.runtime}/jars/*",
-        "org.apache.spark.deploy.SparkSubmit",
-        "--properties-file",
-        f"{node.paths.conf}/{layout.SPARK_DEFAULTS}",
-        *(part for key in sorted(conf) for part in ("--conf", f"{key}={conf[key]}")),
-    ]
+    return spark_submit(
+        inputs, conf, unit=order.id, temporary=f"{folder}/{TEMPORARY}", log=f"{folder}/driver.log"
+    )
 
 
 def _ports(inputs: Inputs, user: str) -> dict[str, dict[str, Any]]:

@@ -1,7 +1,7 @@
 """What a session's keeper reads: one JSON document with the driver's command, its doors and its chores."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from rpicluster.design import daemon_units, jvm, layout
@@ -163,14 +163,30 @@ def driver_command(inputs: Inputs, user: str, launch: Launch) -> list[str]:
         "spark.connect.grpc.binding.port": str(inputs.session_port(user, "connect")),
         **dict(launch.conf),
     }
+    submit = spark_submit(
+        inputs,
+        conf,
+        unit=f"{name}-driver",
+        temporary=layout.unit_directory(paths, name),
+        log=layout.log_file(paths, name, f"{name}-driver"),
+    )
+    return [*submit, "--class", launch.main_class, launch.resource, *launch.arguments]
+
+
+def spark_submit(
+    inputs: Inputs, conf: Mapping[str, str], *, unit: str, temporary: str, log: str
+) -> list[str]:
+    """Return the command of a driver on the manager, up to what it runs; `unit` marks its process."""
+    node = inputs.node(inputs.manager)
+    paths = node.paths
     return [
         f"{node.java_home}/bin/java",
         *jvm.driver_flags(inputs.sizes.driver.heap_mib, gateway=inputs.has_gateway),
         *MODULE_FLAGS,
         daemon_units.IPV4,
-        daemon_units.marker(inputs, inputs.manager, f"{name}-driver"),
-        f"-Djava.io.tmpdir={layout.unit_directory(paths, name)}",
-        f"-Drpicluster.log={layout.log_file(paths, name, f'{name}-driver')}",
+        daemon_units.marker(inputs, inputs.manager, unit),
+        f"-Djava.io.tmpdir={temporary}",
+        f"-Drpicluster.log={log}",
         f"-Dlog4j2.configurationFile={paths.conf}/spark/log4j2-driver.properties",
         "-cp",
         f"{paths.conf}/spark:{paths.conf}/hadoop:{paths.runtime}/jars/*",
@@ -178,10 +194,6 @@ def driver_command(inputs: Inputs, user: str, launch: Launch) -> list[str]:
         "--properties-file",
         f"{paths.conf}/{layout.SPARK_DEFAULTS}",
         *(part for key in sorted(conf) for part in ("--conf", f"{key}={conf[key]}")),
-        "--class",
-        launch.main_class,
-        launch.resource,
-        *launch.arguments,
     ]
 
 

@@ -11,7 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import IO, Any
 
-from rpicluster.design import batch
+from rpicluster.design import batch, layout
 from rpicluster.design.inputs import Inputs
 from rpicluster.errors import RemoteCommandFailed, RpiclusterError, Unreachable, UsageError
 from rpicluster.model.scripts import Door, Language
@@ -119,7 +119,7 @@ class Runs:
                 id=order.id,
                 places=places.for_runs,
                 argv=batch.program(inputs, folder),
-                unit=batch.unit_name(order.id),
+                unit=layout.systemd_unit(order.id),
                 systemd=None if self._is_local else batch.service_properties(self.user, order, folder),
                 environment=self._around(inputs, order.id),
             )

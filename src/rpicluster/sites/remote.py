@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from rpicluster.nodes.runs.channel import Machine
     from rpicluster.services.connect.connection import Connection
 
-RUN_UNITS = batch.unit_name("run-*")  # systemctl takes a pattern for units that it has loaded
+RUN_UNITS = layout.systemd_unit("run-*")  # systemctl takes a pattern for units that it has loaded
 
 
 class RemoteSite(RemotePlan):

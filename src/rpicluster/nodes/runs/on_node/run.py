@@ -287,12 +287,9 @@ def filled(argv, ports):
 
 
 def identity(pid):
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    return {"pid": pid, "start_ticks": start_ticks(pid), "boot_id": boot}
+    from keeper.processes import identity as of
 
-
-def start_ticks(pid):
-    return int(Path("/proc/%d/stat" % pid).read_text(errors="replace").rpartition(")")[2].split()[19])
+    return of(pid)
 
 
 def ended(status):
@@ -358,7 +355,7 @@ def main(folder):
     os.umask(0o077)
     sys.dont_write_bytecode = True
     with open(os.path.join(folder, "lock"), "a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lock, fcntl.LOCK_EX)  # waits: who asks whether the run goes on holds it for a moment
         return Run(folder).main()
 
 

@@ -57,12 +57,12 @@ def read_json(path):
 
 
 def lives(folder):
-    """Return whether the program beside the run holds its lock."""
+    """Return whether a run goes on: the program beside it holds its lock and has not written its end."""
     try:
         with open(os.path.join(folder, "lock")) as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        return True
+        return not read_json(os.path.join(folder, "end"))
     except OSError:
         return False
     return False
