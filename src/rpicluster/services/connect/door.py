@@ -18,6 +18,7 @@ from rpicluster.services.connect.protocol import load_messages
 _SERVICE = "/spark.connect.SparkConnectService/"
 CLIENT_TYPE = "rpicluster"
 # How long a TCP connection and HTTP/2 hello may take. A frozen driver's kernel still accepts connections.
+WINDOW_BYTES = 2 << 20
 CONNECT_S = 10
 CALL_S = 15
 AFTERWARDS_S = 5.0
@@ -158,6 +159,10 @@ class Door:
             # Arrow batches grow beyond gRPC's 4 MiB when rows are wide.
             ("grpc.max_receive_message_length", -1),
             ("grpc.max_send_message_length", -1),
+            # Spark keeps the last 10 MiB that it has sent, and a reader whose connection was cut begins again at
+            # what it has read: no more may be on its way. gRPC's own window grows beyond that.
+            ("grpc.http2.bdp_probe", 0),
+            ("grpc.http2.lookahead_bytes", WINDOW_BYTES),
             # http_proxy must not send a loopback connection elsewhere.
             ("grpc.enable_http_proxy", 0),
             # Two sessions in one process must not share a connection, and so a broken one.
