@@ -12,6 +12,7 @@ from hypothesis import settings
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
+from rpicluster import rpackage
 from rpicluster.cluster import Cluster
 from rpicluster.errors import LocalEngineError, RpiclusterError
 from rpicluster.nodes.local.facts import find_java
@@ -159,6 +160,17 @@ def cluster_with_gateway(
         yield found
     finally:
         bring_up(Cluster.from_file(cluster.spec_path))
+
+
+@pytest.fixture(scope="session")
+def r_libraries(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The libraries of an R with this project's package, as R_LIBS says them."""
+    folder = tmp_path_factory.mktemp("library")
+    try:
+        rpackage.install(folder)
+    except RpiclusterError as error:
+        pytest.skip(error.message)
+    return os.pathsep.join(filter(None, [str(folder), os.environ.get("R_LIBS")]))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from rpicluster import rpackage
 from rpicluster.cli.main import run
 from rpicluster.cluster import Cluster
 
@@ -31,15 +30,7 @@ def project(with_door, tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def library(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("library")
-    rpackage.install(folder)
-    return folder
-
-
-def r(library: Path, cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    libraries = os.pathsep.join(filter(None, [str(library), os.environ.get("R_LIBS")]))
+def r(libraries: str, cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         ["Rscript", *arguments],
         cwd=cwd,
@@ -59,10 +50,10 @@ def test_config_yml_names_the_door_of_the_connection_document(project, with_door
 
 
 @pytest.mark.parametrize(("script", "result"), [("analysis.R", "airlines.csv"), ("bench.R", "bench.csv")])
-def test_both_scripts_work_by_sparklyr(project, library, script, result):
+def test_both_scripts_work_by_sparklyr(project, r_libraries, script, result):
     shutil.rmtree(project / "results", ignore_errors=True)
     code = f'source("{script}"); stopifnot(inherits(con, "spark_connection"))'
-    done = r(library, project, "-e", code)
+    done = r(r_libraries, project, "-e", code)
     assert done.returncode == 0, done.stdout + done.stderr
     with (project / "results" / result).open() as file:
         rows = list(csv.DictReader(file))
@@ -83,13 +74,13 @@ cat("application:", invoke(spark_context(sc), "applicationId"))
 
 @pytest.mark.parametrize("master", ["", 'master = "local"'])
 def test_spark_connect_goes_to_the_cluster_inside_the_project_whatever_the_master(
-    project, library, with_door, master
+    project, r_libraries, with_door, master
 ):
-    done = r(library, project, "-e", ASK % master)
+    done = r(r_libraries, project, "-e", ASK % master)
     assert f"application: {with_door.check_door()['application']}" in done.stdout, done.stderr
 
 
-def test_outside_of_the_project_it_does_not(library, tmp_path):
-    done = r(library, tmp_path, "-e", ASK % "")
+def test_outside_of_the_project_it_does_not(r_libraries, tmp_path):
+    done = r(r_libraries, tmp_path, "-e", ASK % "")
     assert done.returncode != 0
     assert "application:" not in done.stdout

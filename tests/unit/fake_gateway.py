@@ -33,6 +33,9 @@ class FakeGateway:
         self.clients_ever = 0
         self.knocks = 0
         self.has_context = False
+        self.register: dict[str, list[str]] = {}  # client -> its views
+        self._has_register = False
+        self.fails = ""  # a method that throws
         self._server = socket.create_server(("127.0.0.1", port))
         self.port: int = self._server.getsockname()[1]
         threading.Thread(target=self._serve, daemon=True).start()
@@ -91,8 +94,7 @@ class FakeGateway:
         assert reference == 0
         arguments = []
         for _ in range(read.integer()):
-            kind, value = read.take(1), read.text()
-            arguments.append(objects[value] if kind == b"j" else value)
+            arguments.append(read.argument(objects))
         assert read.take(1) == b"", "bytes behind the last argument"
         name = target if static else objects[target]
         self.calls.append((name, method, *arguments))
@@ -107,7 +109,7 @@ class FakeGateway:
         elif answer is None:
             content = b"n"
         else:
-            is_object = method not in ("getenv", "applicationId")
+            is_object = method not in ("getenv", "applicationId", "toString", "%>%")
             if is_object:
                 objects[str(len(objects))] = answer
                 answer = str(len(objects) - 1)
@@ -118,11 +120,16 @@ class FakeGateway:
     def _do(self, name: str, method: str, arguments: list[str]) -> Any:
         known: dict[tuple[str, str], Any] = {
             ("java.lang.System", "getenv"): self.life,
+            ("java.lang.System", "getProperties"): "properties",
+            ("java.util.Properties", "<init>"): "clients",
+            ("properties", "get"): "clients" if self._has_register else None,
             ("sparklyr.Shell", "getBackend"): "backend",
             ("org.apache.spark.sql.SparkSession", "builder"): "builder",
             ("session", "sparkContext"): "context",
             ("context", "applicationId"): self.app_id,
         }
+        if self.fails and self.fails in (method, *[step[0] for step in arguments if isinstance(step, tuple)]):
+            raise RuntimeError("IllegalStateException: no")
         if (name, method) in known:
             return known[name, method]
         if (name, method) == ("builder", "getOrCreate"):
@@ -141,7 +148,28 @@ class FakeGateway:
             return "rows"
         if (name, method) == ("context", "isStopped"):
             return self.stopped()
+        if (name, method) == ("properties", "put"):
+            self._has_register = True
+            return None
+        if (name, method) == ("clients", "toString"):
+            return "{" + ", ".join(f"{group}=SparkSession@1f" for group in self.register) + "}"
+        if (name, method) == ("context", "cancelJobGroup"):
+            return None
+        if (name, method) == ("clients", "%>%"):
+            return self._chain(arguments)
         raise RuntimeError(f"IllegalArgumentException: invalid method {method} for object {name}")
+
+    def _chain(self, steps: list[tuple[str, ...]]) -> Any:
+        (first, group), *_, (last, *arguments) = steps
+        if (first, last) == ("remove", "toString"):
+            del self.register[group]
+            return "SparkSession@1f"
+        assert first == "get"
+        if last == "mkString":
+            return ",".join("`" + view.replace("`", "``") + "`" for view in self.register[group])
+        assert last == "dropTempView"
+        self.register[group].remove(arguments[0])
+        return True
 
 
 class Reader:
@@ -159,6 +187,13 @@ class Reader:
     def integer(self) -> int:
         number: int = struct.unpack(">i", self.take(4))[0]
         return number
+
+    def argument(self, objects: dict[str, str]) -> Any:
+        kind = self.take(1)
+        if kind == b"l":
+            return tuple(self.argument(objects) for _ in range(self.integer()))
+        value = self.text()
+        return objects[value] if kind == b"j" else value
 
     def text(self) -> str:
         content = self.take(self.integer())

@@ -71,8 +71,13 @@ def test_the_first_question_makes_the_context_and_uses_the_namespace(gateway: Fa
         ("sparkContext",),
         ("setSparkContext", "context"),
         ("applicationId",),
+        ("getProperties",),
+        ("get", "rpicluster.clients"),
+        ("<init>",),
+        ("put", "rpicluster.clients", "clients"),
         ("sql", "USE rpi.default"),
         ("isStopped",),
+        ("toString",),
     ]
 
 
@@ -92,6 +97,51 @@ def test_many_questions_are_one_client_and_one_session(gateway: FakeGateway) -> 
     assert gateway.knocks == 10, "every third round shows that the gateway takes callers in"
     assert asked(gateway, "getOrCreate") == asked(gateway, "sql") == 1
     assert asked(gateway, "isStopped") == 30
+
+
+def cancelled(gateway: FakeGateway) -> list[str]:
+    return [call[2] for call in gateway.calls if call[1] == "cancelJobGroup"]
+
+
+def test_what_a_dead_client_left_is_cancelled_and_dropped_and_others_keep_theirs(
+    gateway: FakeGateway,
+) -> None:
+    door = door_to(gateway.port)
+    with socket.create_server(("127.0.0.1", 0)) as port_of_one_that_lives:
+        living = f"rpicluster-7-1-1764000000000-{port_of_one_that_lives.getsockname()[1]}"
+        with socket.create_server(("127.0.0.1", 0)) as closed:
+            dead = f"rpicluster-8-1-1764000000001-{closed.getsockname()[1]}"
+        before_on_this_port = living.replace("rpicluster-7-1-1764000000000", "rpicluster-6-1-1763999999999")
+        gateway.register = {before_on_this_port: ["old"], living: ["kept"], dead: ["a", "b`,`c"]}
+        assert door.ask() == APP
+        assert gateway.register == {living: ["kept"]}
+        assert sorted(cancelled(gateway)) == sorted([before_on_this_port, dead])
+        assert ("get", dead) in [call[2] for call in gateway.calls if call[1] == "%>%"]
+        door.ask()
+        assert len(cancelled(gateway)) == 2, "once"
+
+
+def test_a_second_visit_finds_the_register_of_the_first(gateway: FakeGateway) -> None:
+    door = door_to(gateway.port)
+    door.ask()
+    door.close()
+    door.ask()
+    assert asked(gateway, "<init>") == asked(gateway, "put") == 1
+
+
+@pytest.mark.parametrize("method", ["listLocalTempViews", "dropTempView"])
+def test_a_client_whose_views_cannot_be_dropped_is_said_once_and_costs_no_more(
+    gateway: FakeGateway, method: str
+) -> None:
+    door = door_to(gateway.port)
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        dead = f"rpicluster-8-1-1764000000001-{closed.getsockname()[1]}"
+    gateway.register = {dead: ["a"]}
+    gateway.fails = method
+    with pytest.raises(ProbeFailed, match="IllegalStateException: no"):
+        door.ask()
+    assert gateway.register == {}
+    assert door.ask() == APP
 
 
 def test_leaving_leaves_nothing_in_the_driver(gateway: FakeGateway) -> None:

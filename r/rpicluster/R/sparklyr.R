@@ -165,7 +165,7 @@ sparklyr_config <- function(door, config = list()) {
 adopt_connection <- function(sc, document) {
   port <- as.integer(sub("^.*:", "", summary(sc$backend)$description))
   context <- sparklyr::spark_context(sc)
-  group <- paste0(sc$app_name, "-", Sys.getpid(), "-", format(now()), "-", port)
+  group <- client_name(sc, port)
   sparklyr::invoke(context, "setJobGroup", group, "R on the laptop", TRUE)
   thread <- sparklyr::invoke_static(sc, "java.lang.Thread", "currentThread")
   watch <- new_watch(document$sparklyr, document$sparklyr$host, port, context$id, group, thread$id, wants_progress())
@@ -183,12 +183,25 @@ adopt_connection <- function(sc, document) {
   register_sparklyr_methods()
   own <- sparklyr::invoke(sparklyr::spark_session(sc), "newSession")
   own$connection <- sc
+  register_client(sc, group, own)
   sc$state$hive_context <- own
   sc$state$spark_context$connection <- sc
   if (!is.null(document$namespace)) {
     sparklyr::invoke(own, "sql", paste("USE", paste(quote_name(strsplit(document$namespace, ".", fixed = TRUE)[[1]]), collapse = ".")))
   }
   sc
+}
+
+# The client of a port, and since when: the port is another client's later. The keeper reads both (session/keeper/sparklyr.py).
+client_name <- function(sc, port) {
+  at <- sparklyr::invoke_static(sc, "java.lang.System", "currentTimeMillis")
+  sprintf("%s-%.0f-%d", sc$app_name, at, port)
+}
+
+# The session's keeper cancels the jobs of a client that has died, and drops its views.
+register_client <- function(sc, group, own) {
+  clients <- sparklyr::invoke(sparklyr::invoke_static(sc, "java.lang.System", "getProperties"), "get", "rpicluster.clients")
+  if (!is.null(clients)) sparklyr::invoke(clients, "put", group, own)
 }
 
 # The open connections of this R session, to one cluster or to all of them.

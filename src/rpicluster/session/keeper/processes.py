@@ -11,9 +11,9 @@ import subprocess
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from .config import Config
-
 if TYPE_CHECKING:
+    from .config import Config
+
     Process = subprocess.Popen[bytes]
 
 

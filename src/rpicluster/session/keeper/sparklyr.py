@@ -11,9 +11,11 @@ gateway answers and forgets, with five lines in its log: that shows that it stil
 
 from __future__ import annotations
 
+import re
 import struct
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from .processes import port_is_free
 from .wire import Hopeless, ProbeFailed, TooSlow, Wire
 
 if TYPE_CHECKING:
@@ -25,7 +27,12 @@ LIFE_VARIABLE = "RPICLUSTER_DRIVER"  # in the driver's environment: which life o
 GET_PORTS = 0
 NOBODY = -1  # a session that no gateway has
 KNOCK_EVERY = 3  # rounds
-TEXT_LIMIT_BYTES = 65536
+TEXT_LIMIT_BYTES = 1 << 20
+
+
+CLIENTS = "rpicluster.clients"  # a property of the driver's: its clients, job group -> Spark session
+REGISTERED = re.compile(r"(?P<group>[^\s{},=]+-(?P<at>[0-9]+)-(?P<port>[0-9]+))=")
+VIEW = re.compile(r"`((?:[^`]|``)+)`")
 
 
 class Jobj(str):
@@ -37,7 +44,12 @@ class Call(NamedTuple):
 
     target: str
     method: str
-    arguments: tuple[str, ...] = ()
+    arguments: tuple[str | tuple[str, ...], ...] = ()
+
+
+def chain(target: Jobj, *steps: tuple[str, ...]) -> Call:
+    """Return one call of several methods, each (name, arguments) of what the one before returned."""
+    return Call(target, "%>%", steps)
 
 
 class CallFailed(ProbeFailed):
@@ -56,8 +68,14 @@ def framed(call: Call) -> bytes:
     body = text(call.target) + struct.pack(">ii", is_static, 0) + text(call.method)
     body += struct.pack(">i", len(call.arguments))
     for argument in call.arguments:
-        body += (b"j" if isinstance(argument, Jobj) else b"c") + text(argument)
+        body += _argument(argument)
     return struct.pack(">i", len(body)) + body
+
+
+def _argument(value: str | tuple[str, ...]) -> bytes:
+    if isinstance(value, tuple):
+        return b"l" + struct.pack(">i", len(value)) + b"".join(map(_argument, value))
+    return (b"j" if isinstance(value, Jobj) else b"c") + text(value)
 
 
 def _integer(wire: Wire) -> int:
@@ -191,11 +209,26 @@ class SparklyrDoor:
         self._busy = ""
         yield Call(backend, "setSparkContext", (context,))
         app_id = yield Call(context, "applicationId")
+        clients = yield from _register()
         yield from self._use(session)
         while True:
             if (yield Call(context, "isStopped")):
                 raise Hopeless(f"the SparkContext of {app_id} is stopped")
+            for group in self._departed((yield Call(clients, "toString"))):
+                yield from _clean_up(context, clients, group)
             yield str(app_id)
+
+    def _departed(self, register: str) -> list[str]:
+        """Return the job groups of clients whose port is closed, or another client's by now."""
+        latest: dict[int, tuple[int, str]] = {}
+        found = [(int(m["port"]), int(m["at"]), m["group"]) for m in REGISTERED.finditer(register)]
+        for port, at, group in found:
+            latest[port] = max(latest.get(port, (0, "")), (at, group))
+        return [
+            group
+            for port, _, group in found
+            if latest[port][1] != group or port_is_free(self._door.host, port)
+        ]
 
     def _use(self, session: Jobj) -> Generator[Call | ProbeFailed | str, Any, None]:
         """Choose the namespace of tables, which an `up` may still be making."""
@@ -205,3 +238,37 @@ class SparklyrDoor:
                 return
             except CallFailed as problem:
                 yield ProbeFailed(f"{self._door.namespace} cannot be used: {problem}")
+
+
+def _register() -> Generator[Call, Any, Jobj]:
+    """Return the driver's register of its clients: an earlier visit's, or a new one."""
+    properties = yield Call("java.lang.System", "getProperties")
+    clients = yield Call(properties, "get", (CLIENTS,))
+    if clients is None:
+        # Properties are the one map that the gateway answers as a reference, and not by its content.
+        clients = yield Call("java.util.Properties", "<init>")
+        yield Call(properties, "put", (CLIENTS, clients))
+    return Jobj(clients)
+
+
+def _clean_up(context: Jobj, clients: Jobj, group: str) -> Generator[Call, Any, None]:
+    """Cancel what a client that has left still runs; drop its views, with the rows cached for them."""
+    yield Call(context, "cancelJobGroup", (group,))
+    problem = None
+    try:
+        listed = yield chain(
+            clients,
+            ("get", group),
+            ("sessionState",),
+            ("catalog",),
+            ("listLocalTempViews", "*"),
+            ("mkString", ","),
+        )
+        for name in VIEW.findall(listed):
+            yield chain(clients, ("get", group), ("catalog",), ("dropTempView", name.replace("``", "`")))
+    except CallFailed as failed:
+        problem = failed
+    # Once, also when it failed. The driver would keep the session itself for us, so its text is asked for.
+    yield chain(clients, ("remove", group), ("toString",))
+    if problem:
+        raise problem
