@@ -159,8 +159,8 @@ class Door:
             # Arrow batches grow beyond gRPC's 4 MiB when rows are wide.
             ("grpc.max_receive_message_length", -1),
             ("grpc.max_send_message_length", -1),
-            # Spark keeps the last 10 MiB that it has sent, and a reader whose connection was cut begins again at
-            # what it has read: no more may be on its way. gRPC's own window grows beyond that.
+            # Spark keeps the last 10 MiB that it has sent. A reader that was cut off begins again at what it
+            # has read, so no more may be on its way; gRPC's own window grows beyond that.
             ("grpc.http2.bdp_probe", 0),
             ("grpc.http2.lookahead_bytes", WINDOW_BYTES),
             # http_proxy must not send a loopback connection elsewhere.
