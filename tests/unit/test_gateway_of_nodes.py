@@ -80,6 +80,21 @@ def test_without_sparklyr_the_session_is_connect_alone_and_the_plan_says_so(
     assert make(there, setting="sessions: {sparklyr: off}\n").gateway.jar is None
 
 
+def test_without_sparklyr_here_the_jar_comes_from_the_repository_of_r_packages(
+    make: Callable[..., RemoteSite], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def fetched(repository: str) -> sparklyr_jar.SparklyrJar:
+        asked.append(repository)
+        return JAR
+
+    monkeypatch.setattr(sparklyr_jar, "from_repository", fetched)
+    site = make(missing, setting="r: {packages: [], repository: 'https://cran.example.org'}\n")
+    assert site.gateway.jar == JAR
+    assert asked == ["https://cran.example.org"]
+
+
 @pytest.mark.parametrize(
     ("memory", "users", "fits"),
     [

@@ -1,12 +1,14 @@
 """Where the gateway's jar comes from: this machine's own sparklyr, asked once, kept by its content."""
 
 import hashlib
+import io
+import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
 
-from rpicluster.errors import SparklyrMissing, SparklyrUnusable
+from rpicluster.errors import RPackageError, SparklyrMissing, SparklyrUnusable
 from rpicluster.model.spec import Gateway
 from rpicluster.nodes.gateway_ports import free_block
 from rpicluster.runtime import sparklyr_jar
@@ -142,6 +144,95 @@ def test_a_flipped_byte_in_a_kept_jar_is_no_jar(machine: Machine) -> None:
     assert sparklyr_jar.kept("1.9.5", "0" * 64, cache_dir=machine.cache) is None
 
 
+# The jar of a CRAN-like repository, for a cluster whose own laptop has no sparklyr
+
+
+class Repository:
+    """A CRAN-like repository in a folder, which lists what is put into it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.contrib = folder / "repository" / "src" / "contrib"
+        self.contrib.mkdir(parents=True)
+        self.url = (folder / "repository").as_uri()
+        self.cache = folder / "cache"
+
+    def put(self, version: str, files: dict[str, bytes], *, name: str = "sparklyr") -> Path:
+        path = self.contrib / f"{name}_{version}.tar.gz"
+        with tarfile.open(path, "w:gz") as archive:
+            for inside, content in files.items():
+                entry = tarfile.TarInfo(inside)
+                entry.size = len(content)
+                archive.addfile(entry, io.BytesIO(content))
+        digest = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+        with (self.contrib / "PACKAGES").open("a") as index:
+            index.write(f"Package: {name}\nVersion: {version}\nMD5sum: {digest}\n\n")
+        return path
+
+    def jar(self) -> sparklyr_jar.SparklyrJar:
+        return sparklyr_jar.from_repository(self.url, cache_dir=self.cache)
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Repository:
+    return Repository(tmp_path)
+
+
+def a_jar(content: str = "sparklyr/Shell.class") -> bytes:
+    written = io.BytesIO()
+    with zipfile.ZipFile(written, "w") as archive:
+        archive.writestr(content, "x")
+    return written.getvalue()
+
+
+def test_the_newest_sparklyr_of_a_repository_gives_its_jar_which_is_kept(repository: Repository) -> None:
+    old, new = a_jar("sparklyr/Old.class"), a_jar()
+    repository.put("1.9.4", {"sparklyr/inst/java/sparklyr-master-2.13.jar": old})
+    archive = repository.put(
+        "1.9.10",
+        {
+            "sparklyr/DESCRIPTION": b"",
+            "sparklyr/inst/java/sparklyr-3.5-2.12.jar": b"another Scala",
+            "sparklyr/inst/java/sparklyr-master-2.13.jar": new,
+            "other/inst/java/sparklyr-master-2.13.jar": b"not its",
+        },
+    )
+    found = repository.jar()
+    assert (found.version, found.content) == ("1.9.10", new)
+    assert sparklyr_jar.kept("1.9.10", found.sha256, cache_dir=repository.cache) == found
+    archive.write_bytes(archive.read_bytes()[:-1] + b"!")
+    with pytest.raises(RPackageError, match="is not what it should be"):
+        repository.jar()
+
+
+@pytest.mark.parametrize(
+    ("version", "files", "words"),
+    [
+        ("1.8.6", {}, r"has only sparklyr 1\.8\.6, and Spark 4 needs 1\.9\.1 or newer"),
+        ("1.9.5", {"sparklyr/inst/java/sparklyr-3.5-2.12.jar": b""}, r"has no jar for Scala 2\.13"),
+        ("1.9.5", {f"sparklyr/inst/java/{MASTER}": a_jar("Other.class")}, "no gateway of sparklyr"),
+        ("1.9.5", {f"sparklyr/inst/java/{MASTER}": a_jar()[:40]}, "cannot be read"),
+    ],
+)
+def test_a_repository_without_a_sparklyr_that_serves_is_told_so(
+    repository: Repository, version: str, files: dict[str, bytes], words: str
+) -> None:
+    repository.put(version, files)
+    with pytest.raises(SparklyrUnusable, match=words):
+        repository.jar()
+
+
+def test_a_repository_without_sparklyr_and_a_source_that_is_no_archive_are_told_so(
+    repository: Repository,
+) -> None:
+    repository.put("2.0", {}, name="dplyr")
+    with pytest.raises(SparklyrUnusable, match=r"has no sparklyr, and Spark 4 needs"):
+        repository.jar()
+    (repository.contrib / "sparklyr_1.9.5.tar.gz").write_bytes(b"no archive")
+    (repository.contrib / "PACKAGES").write_text("Package: sparklyr\nVersion: 1.9.5\n")
+    with pytest.raises(SparklyrUnusable, match=r"sparklyr_1\.9\.5\.tar\.gz of .* cannot be read"):
+        repository.jar()
+
+
 # What a cluster behind SSH makes of it
 
 JAR = sparklyr_jar.SparklyrJar("1.9.5", "0" * 64, b"jar")
@@ -179,6 +270,22 @@ def test_a_laptop_without_sparklyr_does_not_take_the_gateway_away() -> None:
     assert choice.jar == JAR
     assert "keep the gateway of sparklyr 1.9.5" in choice.notes[0]
     assert choose(Gateway.AUTO, LAST, find=missing, bring=lambda last: None).jar is None
+
+
+def refused() -> sparklyr_jar.SparklyrJar:
+    raise RPackageError("the repository does not answer")
+
+
+def test_the_repository_is_asked_for_the_first_gateway_alone() -> None:
+    choice = choose(Gateway.AUTO, None, find=missing, bring=nothing, fetch=lambda: JAR)
+    assert choice.jar == JAR
+    assert "the gateway of sparklyr 1.9.5 in `r: repository:`" in choice.notes[0]
+    assert choose(Gateway.AUTO, LAST, find=missing, bring=lambda last: JAR, fetch=refused).jar == JAR
+    assert choose(Gateway.AUTO, None, find=lambda: JAR, bring=nothing, fetch=refused).notes == ()
+    choice = choose(Gateway.AUTO, None, find=missing, bring=nothing, fetch=refused)
+    assert choice.jar is None and choice.notes[0].startswith("the repository does not answer: ")
+    with pytest.raises(RPackageError):
+        choose(Gateway.ON, None, find=missing, bring=nothing, fetch=refused)
 
 
 @pytest.mark.parametrize("document", [None, {}, {"first_port": "x"}, [], "text"])

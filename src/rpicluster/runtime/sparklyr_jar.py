@@ -1,26 +1,33 @@
 """The program of sparklyr's gateway: the jar of this machine's own sparklyr, so that both ends match.
 
 R is asked once where sparklyr is; the answer is kept for as long as that folder says the same version.
+Where only other machines have sparklyr, the jar of the newest one of a CRAN-like repository serves.
 Jars are kept by their content, so that a cluster keeps its gateway while sparklyr is away.
 """
 
 import hashlib
+import io
 import json
 import os
 import re
 import shutil
 import subprocess
+import tarfile
 import tempfile
 import zipfile
-from collections.abc import Mapping
+import zlib
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rpicluster.errors import SparklyrMissing, SparklyrUnusable
+from rpicluster.runtime import cran
 from rpicluster.runtime.store import runtimes_dir
 
 SCALA = "2.13"  # of Spark 4
 OLDEST = (1, 9, 1)  # of sparklyr, for Spark 4 as it was released (its NEWS.md)
+_JAR = re.compile(rf"sparklyr-(master|[0-9]+(?:\.[0-9]+)*)-{re.escape(SCALA)}\.jar")
+_JAR_IN_SOURCE = re.compile(r"sparklyr/inst/java/[^/]+\.jar")
 MAIN_CLASS = "sparklyr/Shell.class"
 INSTALL = """Rscript -e 'install.packages("sparklyr")'"""
 _ASK = """cat("\nfound:", system.file(package = "sparklyr"), "\n", sep = "")"""
@@ -60,19 +67,53 @@ def find(*, environment: Mapping[str, str] = os.environ, cache_dir: Path | None 
         raise SparklyrUnusable(
             f"sparklyr {version} in {folder} is too old: Spark 4 needs {oldest} or newer", hint=INSTALL
         )
-    path = _newest(folder / "java")
-    if path is None:
+    name = _newest(path.name for path in folder.glob("java/*.jar"))
+    if name is None:
         raise SparklyrUnusable(
             f"sparklyr {version} in {folder} has no jar for Scala {SCALA}, which Spark 4 needs", hint=INSTALL
         )
+    path = folder / "java" / name
     try:
-        with zipfile.ZipFile(path) as archive:
-            is_whole = archive.testzip() is None and MAIN_CLASS in archive.namelist()
         content = path.read_bytes()
-    except (OSError, zipfile.BadZipFile) as error:
-        raise SparklyrUnusable(f"{path} cannot be read: {error}", hint=INSTALL) from error
+    except OSError as error:
+        raise SparklyrUnusable(f"{path} cannot be read: {error.strerror}", hint=INSTALL) from error
+    return _checked(version, content, str(path), cache_dir)
+
+
+def from_repository(repository: str, *, cache_dir: Path | None = None) -> SparklyrJar:
+    """Return the jar of the newest sparklyr that a CRAN-like repository has, and keep a copy.
+
+    Raises SparklyrUnusable where it has none that serves, RPackageError for what the repository does wrong.
+    """
+    packages = cran.fetch_index(repository).get("sparklyr", ())
+    if not packages or _numbers(packages[0].version) < OLDEST:
+        has = f"only sparklyr {packages[0].version}" if packages else "no sparklyr"
+        raise SparklyrUnusable(
+            f"{repository} has {has}, and Spark 4 needs {'.'.join(map(str, OLDEST))} or newer",
+            hint="name another `repository:` below `r:` in cluster.yml, or " + INSTALL,
+        )
+    path, _ = cran.fetch_source(packages[0], repository, cache_dir=cache_dir)
+    where = f"{packages[0].file} of {repository}"
+    try:
+        with tarfile.open(path) as archive:
+            found = {Path(each.name).name: each for each in archive if _JAR_IN_SOURCE.fullmatch(each.name)}
+            file = archive.extractfile(found[name]) if (name := _newest(found)) else None
+            content = file.read() if file is not None else None
+    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+        raise SparklyrUnusable(f"{where} cannot be read: {error}", hint=INSTALL) from error
+    if content is None:
+        raise SparklyrUnusable(f"{where} has no jar for Scala {SCALA}, which Spark 4 needs", hint=INSTALL)
+    return _checked(packages[0].version, content, where, cache_dir)
+
+
+def _checked(version: str, content: bytes, where: str, cache_dir: Path | None) -> SparklyrJar:
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            is_whole = archive.testzip() is None and MAIN_CLASS in archive.namelist()
+    except zipfile.BadZipFile as error:
+        raise SparklyrUnusable(f"{where} cannot be read: {error}", hint=INSTALL) from error
     if not is_whole:
-        raise SparklyrUnusable(f"{path} is damaged, or no gateway of sparklyr", hint=INSTALL)
+        raise SparklyrUnusable(f"{where} is damaged, or no gateway of sparklyr", hint=INSTALL)
     return keep(version, content, cache_dir=cache_dir)
 
 
@@ -153,13 +194,9 @@ def _version(folder: Path) -> str:
     return found[1]
 
 
-def _newest(folder: Path) -> Path | None:
+def _newest(names: Iterable[str]) -> str | None:
     """Return the newest Spark's jar for our Scala: `master` is sparklyr's name of the newest."""
-    found = {
-        match[1]: path
-        for path in folder.glob(f"sparklyr-*-{SCALA}.jar")
-        if (match := re.fullmatch(rf"sparklyr-(master|\d+(?:\.\d+)*)-{re.escape(SCALA)}\.jar", path.name))
-    }
+    found = {match[1]: name for name in names if (match := _JAR.fullmatch(name))}
     if not found:
         return None
     return found.get("master") or found[max(found, key=_numbers)]

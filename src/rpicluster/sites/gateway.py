@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from rpicluster.design.sizing import size
-from rpicluster.errors import SizingRefused, SparklyrMissing, SparklyrUnusable
+from rpicluster.errors import RPackageError, SizingRefused, SparklyrMissing, SparklyrUnusable
 from rpicluster.model.facts import ClusterFacts
 from rpicluster.model.spec import ClusterSpec, Gateway
 from rpicluster.runtime.sparklyr_jar import SparklyrJar
@@ -51,25 +51,30 @@ def choose(
     *,
     find: Callable[[], SparklyrJar],
     bring: Callable[[Record], SparklyrJar | None],
+    fetch: Callable[[], SparklyrJar] | None = None,
 ) -> GatewayChoice:
     """Return the gateway of nodes behind SSH; `last` is what they have, which `bring` gets back.
 
-    A machine without sparklyr does not take the gateway away from those that have it. Raises SparklyrMissing
-    and SparklyrUnusable where cluster.yml says `on`.
+    A machine without sparklyr does not take the gateway away from those that have it; for the first one it
+    asks `fetch`, where the cluster has a repository of R packages. Raises SparklyrMissing, SparklyrUnusable
+    and RPackageError where cluster.yml says `on`.
     """
     if wanted is Gateway.OFF:
         return GatewayChoice(None)
     try:
-        return GatewayChoice(find())
-    except SparklyrMissing as error:
-        there = bring(last) if last is not None else None
-        if there is not None:
-            note = f"{error.message}: the sessions keep the gateway of sparklyr {there.version}"
-            return GatewayChoice(there, (note,))
-        if wanted is Gateway.ON:
-            raise
-        return GatewayChoice(None, (f"{error.message}: R comes in by Spark Connect alone",))
-    except SparklyrUnusable as error:
+        try:
+            return GatewayChoice(find())
+        except SparklyrMissing as error:
+            there = bring(last) if last is not None else None
+            if there is not None:
+                note = f"{error.message}: the sessions keep the gateway of sparklyr {there.version}"
+                return GatewayChoice(there, (note,))
+            if fetch is None:
+                raise
+            there = fetch()
+            source = f"sparklyr {there.version} in `r: repository:`"
+            return GatewayChoice(there, (f"{error.message}: the sessions get the gateway of {source}",))
+    except (SparklyrMissing, SparklyrUnusable, RPackageError) as error:
         if wanted is Gateway.ON:
             raise
         return GatewayChoice(None, (f"{error.message}: R comes in by Spark Connect alone",))

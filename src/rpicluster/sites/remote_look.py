@@ -3,7 +3,7 @@
 import hashlib
 import secrets
 from collections.abc import Callable, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -128,12 +128,14 @@ class RemoteLook:
 
     @cached_property
     def gateway(self) -> GatewayChoice:
-        """The gateway of the sessions. Raises SparklyrMissing and SparklyrUnusable where it must be."""
+        """The gateway of the sessions. Raises what `choose` raises where it must be."""
+        r = self._written.r
         choice = choose(
             self._written.sessions.sparklyr,
             self._last_gateway,
             find=sparklyr_jar.find,
             bring=self._bring_jar,
+            fetch=partial(sparklyr_jar.from_repository, r.repository) if r and r.repository else None,
         )
         return where_it_fits(choice, self._taking_part, self.facts)
 
