@@ -121,6 +121,15 @@ def test_where_debian_has_all_the_repository_is_not_even_read() -> None:
     assert "r-base-dev" not in found["pi1"].debian, "our own package is R alone"
 
 
+def test_scripts_in_r_find_the_systems_python_as_a_library() -> None:
+    machines = {
+        "pi1": MachineFacts(python="/usr/bin/python3.13"),
+        "pi2": MachineFacts(python="/usr/local/bin/python3.13"),  # no package of Debian's
+    }
+    found, _ = work((), None, {"pi1": DEBIAN, "pi2": DEBIAN}, machines)
+    assert found["pi1"].debian == ("r-base-core", "libpython3.13", *found["pi2"].debian[1:])
+
+
 def test_a_node_whose_apt_fails_is_left_out_and_the_others_go_on() -> None:
     found, failed = work(("digest",), None, {"pi1": DEBIAN, "pi2": None})
     assert set(found) == {"pi1"} and "no network" in failed["pi2"].message

@@ -97,7 +97,9 @@ class RPackages:
         sources = self._fetched(request, resolved, report)
         report("R packages", _summary(resolved), 1.0)
         work = {
-            node: work_of(request, resolution, sources, None if whole else self._installed(node))
+            node: work_of(
+                request, resolution, sources, None if whole else self._installed(node), self._python(node)
+            )
             for node, resolution in resolved.items()
         }
         return work, failed
@@ -105,6 +107,10 @@ class RPackages:
     def _installed(self, node: str) -> RInstallation | None:
         machine = self._machines[node]
         return machine.r if machine is not None else None
+
+    def _python(self, node: str) -> str | None:
+        machine = self._machines[node]
+        return machine.python if machine is not None else None
 
     def _resolved(
         self, request: RRequest, answers: Mapping[str, Mapping[str, str]], report: Report

@@ -1,5 +1,6 @@
 """R on nodes: what must be done there, told from facts, and what one node gets. Pure."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -169,13 +170,23 @@ def with_pins(
     }
 
 
+def shared_python(python: str | None) -> tuple[str, ...]:
+    """Return the Debian package by which R loads the system's Python, as `rpicluster run x.R` does."""
+    found = re.fullmatch(r"/usr/bin/python(3\.[0-9]+)", python or "")
+    return (f"libpython{found[1]}",) if found else ()
+
+
 def work_of(
     request: RRequest,
     resolution: Resolution,
     sources: Mapping[str, tuple[Path, str]],
     there: RInstallation | None,
+    python: str | None = None,
 ) -> RWork:
-    """Return what one node gets; `sources` are paths and SHA-256 on the control machine, by name."""
+    """Return what one node gets; `sources` are paths and SHA-256 on the control machine, by name.
+
+    `python` is the path of the node's python3.
+    """
     known = there.done.get("sources", {}) if there is not None else {}
     own = request.own.name
     noted = {name: str(about.get("sha256")) for name, about in known.items()}
@@ -196,7 +207,7 @@ def work_of(
             needed.append((package, path))
     compilers = (COMPILERS,) if any(package.compiles for package, _ in needed) else ()
     return RWork(
-        debian=(R, *compilers, *resolution.debian),
+        debian=(R, *compilers, *shared_python(python), *resolution.debian),
         files=tuple((package.file, path) for package, path in needed),
         order={
             "folder": layout.R_FOLDER,
