@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -25,32 +25,16 @@ from rpicluster.nodes.ssh.openssh import OpenSsh
 from rpicluster.nodes.ssh.tunnel import Tunnel
 
 sys.path.insert(0, str(Path(__file__).parent))
-from conftest import make_key, processes_naming
+from ssh_tools import echo, serving, until
 
-NOTICED_S = 90.0  # generous: tests run on busy machines; what was measured is in docs/howto/connect.md
+from conftest import make_key, processes_naming
 
 
 @pytest.fixture
 def page() -> Iterator[int]:
     """A port on 127.0.0.1 that answers each line with the same line."""
-    with closing(socket.create_server(("127.0.0.1", 0))) as server:
-
-        def answer(peer: socket.socket) -> None:
-            with peer:
-                while line := peer.recv(100):
-                    peer.sendall(line)
-
-        def serve() -> None:
-            while True:
-                try:
-                    peer, _ = server.accept()
-                except OSError:
-                    return
-                threading.Thread(target=answer, args=(peer,), daemon=True).start()
-
-        threading.Thread(target=serve, daemon=True).start()
-        yield server.getsockname()[1]
-        server.shutdown(socket.SHUT_RDWR)
+    with serving(echo) as port:
+        yield port
 
 
 @pytest.fixture
@@ -90,14 +74,6 @@ def answers(port: int, timeout_s: float = 1.0) -> bool:
             return wire.recv(5) == b"hello"
     except OSError:
         return False
-
-
-def until(happens: Callable[[], bool], timeout_s: float = NOTICED_S) -> float:
-    begun = time.monotonic()
-    while not happens():
-        assert time.monotonic() - begun < timeout_s, f"not within {timeout_s} s"
-        time.sleep(0.05)
-    return time.monotonic() - begun
 
 
 def reopened(tunnel: Tunnel, before: Kept) -> bool:

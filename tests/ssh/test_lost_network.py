@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from rpicluster.nodes.ssh.openssh import OpenSsh
 from rpicluster.nodes.ssh.tunnel import Tunnel
 
 sys.path.insert(0, str(Path(__file__).parent))
+from ssh_tools import until
+
 from conftest import SSHD, USER, Sshd, processes_naming
 
 pytestmark = [
@@ -30,7 +32,6 @@ pytestmark = [
     pytest.mark.timeout(900),
 ]
 DOOR = 7000
-NOTICED_S = 120.0  # generous: tests run on busy machines; what was measured is in docs/howto/connect.md
 # As on a node: design.sshd_files.
 AS_ON_A_NODE = "ClientAliveInterval 30\nClientAliveCountMax 3"
 ECHO = f"""
@@ -171,14 +172,6 @@ def opened(tunnel: Tunnel) -> Iterator[Open]:
         found = Open(tunnel, local, told, client)
         assert found.client_is_answered()
         yield found
-
-
-def until(happens: Callable[[], bool], timeout_s: float = NOTICED_S) -> float:
-    begun = time.monotonic()
-    while not happens():
-        assert time.monotonic() - begun < timeout_s, f"not within {timeout_s} s"
-        time.sleep(0.05)
-    return time.monotonic() - begun
 
 
 def measured(what: str, took_s: float) -> None:

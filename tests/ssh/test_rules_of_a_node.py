@@ -2,9 +2,8 @@
 
 import socket
 import sys
-import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from rpicluster.nodes.ssh.tunnel import Tunnel
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
 from rendering_cases import load
+from ssh_tools import greeting, serving
 
 from conftest import SSHD, USER, Sshd
 
@@ -24,22 +24,9 @@ from conftest import SSHD, USER, Sshd
 def greeter(stack: ExitStack, port: int) -> int | None:
     """Greet whoever connects to a port of 127.0.0.1; None where another program has it."""
     try:
-        server = stack.enter_context(closing(socket.create_server(("127.0.0.1", port))))
+        return stack.enter_context(serving(port=port))
     except OSError:
         return None
-
-    def greet() -> None:
-        while True:
-            try:
-                peer, _ = server.accept()
-            except OSError:
-                return
-            with peer:
-                peer.sendall(b"hello")
-
-    threading.Thread(target=greet, daemon=True).start()
-    stack.callback(server.shutdown, socket.SHUT_RDWR)
-    return int(server.getsockname()[1])
 
 
 @pytest.fixture
@@ -55,11 +42,6 @@ def strict(short: Path, privilege_separation: None) -> Iterator[Sshd]:
     server.start()
     yield server
     server.stop()
-
-
-def greeting(port: int) -> bytes:
-    with socket.create_connection(("127.0.0.1", port), 5) as wire:
-        return wire.recv(5)
 
 
 def test_a_kept_tunnel_reaches_the_sessions_doors_and_no_other_port(

@@ -2,9 +2,8 @@
 
 import socket
 import struct
-import threading
+import sys
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,24 +13,14 @@ from rpicluster.errors import Unreachable
 from rpicluster.nodes.ssh.openssh import OpenSsh
 from rpicluster.nodes.ssh.tunnel import Tunnel
 
+sys.path.insert(0, str(Path(__file__).parent))
+from ssh_tools import greeting, serving
+
 
 @pytest.fixture
 def page() -> Iterator[int]:
-    """A port on 127.0.0.1 that greets whoever connects."""
-    with closing(socket.create_server(("127.0.0.1", 0))) as server:
-
-        def greet() -> None:
-            while True:
-                try:
-                    peer, _ = server.accept()
-                except OSError:
-                    return
-                with peer:
-                    peer.sendall(b"hello")
-
-        threading.Thread(target=greet, daemon=True).start()
-        yield server.getsockname()[1]
-        server.shutdown(socket.SHUT_RDWR)
+    with serving() as port:
+        yield port
 
 
 @pytest.fixture
@@ -41,11 +30,6 @@ def tunnel(ssh: OpenSsh, sshd: Any, tmp_path: Path) -> Iterator[Tunnel]:
     made = Tunnel(ssh, sshd.target(), node="pi1", record=tmp_path / "tunnel.json")
     yield made
     made.close()
-
-
-def greeting(port: int) -> bytes:
-    with socket.create_connection(("127.0.0.1", port), 5) as wire:
-        return wire.recv(5)
 
 
 def greeting_by_socks(proxy: int, port: int) -> bytes:

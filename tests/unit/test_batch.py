@@ -50,7 +50,7 @@ def test_a_pyspark_script_is_submitted_by_a_driver_of_the_planned_size():
     told = document(PIS, order(Door.SUBMIT, Language.PYTHON, "--year", "2013"))
     heap_mib = load(PIS).sizes.driver.heap_mib
     assert f"-Xmx{heap_mib}m" in told["argv"]
-    assert told["argv"][-3:] == [f"{FOLDER}/work/a.py", "--year", "2013"]
+    assert told["argv"][-3:] == [f"{FOLDER}/files/a.py", "--year", "2013"]
     assert "spark.driver.port=@spark_driver@" in told["argv"]
     assert "spark.ui.enabled=false" in told["argv"], "its start is a race with YARN's filter"
     assert told["driver"] == []
@@ -61,7 +61,7 @@ def test_a_pyspark_script_is_submitted_by_a_driver_of_the_planned_size():
 
 def test_an_r_script_gets_a_driver_beside_it_and_the_file_that_leads_there():
     told = document(PIS, order(Door.CONNECT, Language.R, "x"), kit="/kit")
-    assert told["argv"] == ["/usr/bin/Rscript", f"{FOLDER}/work/a.R", "x"]
+    assert told["argv"] == ["/usr/bin/Rscript", f"{FOLDER}/files/a.R", "x"]
     assert "spark.connect.grpc.binding.port=@connect@" in told["driver"]
     assert told["environment"]["RPICLUSTER_CONNECTION"] == f"{FOLDER}/connection.json"
     assert told["environment"]["PYTHONPATH"] == "/kit"

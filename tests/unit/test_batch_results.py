@@ -99,8 +99,8 @@ def test_what_is_packed_is_what_comes_out(tmp_path):
     path = tmp_path / "a.R"
     path.write_text("x <- 1")
     packed = io.BytesIO()
-    pack(packed, {"work/a.R": path}, {"run.json": b"{}"})
+    pack(packed, {"files/a.R": path}, {"run.json": b"{}"})
     packed.seek(0)
     bring_home(packed, tmp_path / "out")
-    assert (tmp_path / "out" / "work" / "a.R").read_text() == "x <- 1"
+    assert (tmp_path / "out" / "files" / "a.R").read_text() == "x <- 1"
     assert (tmp_path / "out" / "run.json").read_bytes() == b"{}"

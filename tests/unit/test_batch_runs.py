@@ -214,7 +214,7 @@ def test_an_r_script_that_needs_no_spark_runs_as_it_is(runs, tmp_path):
     script.write_text("cat(commandArgs(TRUE), basename(getwd()), '\\n')\nquit(status = 9)\n")
     run = runs.start(batch_here.read_script(script), ("a", "b c"), say=silent)
     said, record = watched(runs, run)
-    assert (said, record.exit_code) == ("a b c work \n", 9)
+    assert (said, record.exit_code) == ("a b c files \n", 9)
 
 
 def test_what_a_script_floods_the_log_with_is_cut_and_said(runs, tmp_path, monkeypatch):

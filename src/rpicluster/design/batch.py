@@ -193,7 +193,7 @@ def service_properties(user: str, order: Order, folder: str) -> list[tuple[str, 
 
 
 def _script(inputs: Inputs, user: str, order: Order, folder: str, rscript: str) -> list[str]:
-    script = f"{folder}/work/{order.script}"
+    script = f"{folder}/files/{order.script}"
     if order.language is Language.R:
         return [rscript, script, *order.arguments]
     if order.door is not Door.SUBMIT:

@@ -213,7 +213,7 @@ class Runs:
             if file.name.endswith(".py"):
                 texts[f"program/keeper/{file.name}"] = file.read_bytes()
         with tempfile.TemporaryFile() as archive:
-            results.pack(archive, {f"work/{name}": path for name, path in script.files.items()}, texts)
+            results.pack(archive, {f"files/{name}": path for name, path in script.files.items()}, texts)
             size = archive.tell()
             self._ask(
                 "submit",

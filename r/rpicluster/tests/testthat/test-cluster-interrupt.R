@@ -26,23 +26,5 @@ test_that("an interrupt cancels the job within five seconds and the connection l
     "DBI::dbDisconnect(con)",
     "say('END')"
   ), script)
-  system2(file.path(R.home("bin"), "Rscript"), script, stdout = said, stderr = said, wait = FALSE)
-  wait_for <- function(word, seconds) {
-    deadline <- Sys.time() + seconds
-    while (Sys.time() < deadline) {
-      line <- grep(word, if (file.exists(said)) readLines(said, warn = FALSE), value = TRUE)
-      if (length(line)) return(strsplit(line, " +")[[1]])
-      Sys.sleep(0.1)
-    }
-    fail(sprintf("no %s within %g s: %s", word, seconds, paste(readLines(said, warn = FALSE), collapse = " / ")))
-  }
-  pid <- as.integer(wait_for("READY", 120)[[3]])
-  Sys.sleep(4)
-  sent <- as.double(Sys.time())
-  tools::pskill(pid, tools::SIGINT)
-  answer <- wait_for("ANSWER", 60)
-  expect_identical(answer[[3]], "interrupted")
-  expect_lt(as.double(answer[[1]]) - sent, 5)
-  expect_identical(wait_for("SECOND", 60)[[3]], "7")
-  wait_for("END", 60)
+  expect_interrupted(script, said, within = 5)
 })

@@ -219,7 +219,7 @@ class Run:
         from keeper.processes import spawn
 
         try:
-            return spawn(argv, environment, str(self.folder / "work"), output)
+            return spawn(argv, environment, str(self.folder / "files"), output)
         except FileNotFoundError as problem:
             raise CannotRun("%s is not on this machine" % problem.filename) from problem
 

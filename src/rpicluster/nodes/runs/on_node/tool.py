@@ -91,7 +91,7 @@ def look(folder):
     about.update(state or {"state": "submitted"})
     about.update(end)
     about["log_bytes"] = size(os.path.join(folder, "log"))
-    about["results"] = counted(os.path.join(folder, "work", "results"))
+    about["results"] = counted(os.path.join(folder, "files", "results"))
     if not end and not alive:
         about["exit_code"] = None
         if not state and time.time() - os.stat(folder).st_mtime < START_WITHIN_S:
@@ -234,7 +234,7 @@ def submit(question):
     shutil.rmtree(fresh, ignore_errors=True)
     try:
         unpack(fresh)
-        os.makedirs(os.path.join(fresh, "work", "results"), 0o700, exist_ok=True)
+        os.makedirs(os.path.join(fresh, "files", "results"), 0o700, exist_ok=True)
         for name in ("tmp", "cache", "driver"):
             os.makedirs(os.path.join(fresh, name), 0o700, exist_ok=True)
         os.utime(fresh)
@@ -432,7 +432,7 @@ def tell(document):
 
 def fetch(question):
     """Print what is in the folder `results` as an archive; links go as links: who unpacks leaves them."""
-    folder = os.path.join(folder_of(question), "work", "results")
+    folder = os.path.join(folder_of(question), "files", "results")
     if os.path.islink(folder) or not os.path.isdir(folder):
         raise Refused("the script has replaced its folder `results` by something else; nothing is fetched")
     with tarfile.open(fileobj=sys.stdout.buffer, mode="w|", format=tarfile.PAX_FORMAT) as archive:
