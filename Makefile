@@ -7,7 +7,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 DEPS := $(VENV)/.installed
 
-.PHONY: help demo test test-long test-arm64 check format wheel docs bench bench-rack clean system test-system
+.PHONY: help demo test test-long test-arm64 check format wheel docs bench bench-rack cuts clean system test-system
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -46,6 +46,9 @@ bench: system $(DEPS) ## Measure what README and docs claim
 
 bench-rack: test-system $(DEPS) ## Measure what the docs claim of real nodes, on virtual Pis; needs root
 	$(BIN)/python benchmarks/rack.py
+
+cuts: test-system $(DEPS) ## Cut R off from a session in every way; LIBRARY has sparklyr and rpicluster; needs root
+	$(BIN)/python tests/r/cuts.py $(LIBRARY)
 
 system: ## Java 17, R and its Debian packages, by apt where that is allowed
 	@PYTHON=$(PYTHON) ./scripts/system-packages
