@@ -1,8 +1,8 @@
 """Every way to cut R off from its session, for every operation: how long until R says so, as a table.
 
-`make cuts LIBRARY=…` (about 20 minutes) writes docs/reference/cuts.md. Needs root for network namespaces, and
-an R library with sparklyr and rpicluster: python tests/r/cuts.py LIBRARY [OPERATION...]; with operations it only
-prints.
+`make cuts LIBRARY=…` (about 20 minutes) writes docs/reference/cuts.md. Needs root for network namespaces,
+and an R library with sparklyr and rpicluster: python tests/r/cuts.py LIBRARY [OPERATION...]; with operations
+it only prints.
 """
 
 import contextlib
@@ -201,9 +201,9 @@ def page(rows: list[dict[str, object]], at: str) -> str:
     lines = [
         "# How long R waits for a cluster that is gone",
         "",
-        f"Made by `make cuts` on {time.strftime('%Y-%m-%d')} at commit {at}, one cut each, on {cores} cores of "
-        f"{machine} at a load of {load}: seconds from the moment the cut was begun to R's condition. The gateway",
-        "was sparklyr's, in a driver on `local[2]`; R and the driver were in a network namespace of their own.",
+        f"Made by `make cuts` on {time.strftime('%Y-%m-%d')} at commit {at}, one cut each, on {cores} cores",
+        f"of {machine} at a load of {load}: seconds from the moment the cut was begun to R's condition. The",
+        "gateway was sparklyr's, in a driver on `local[2]`; R and it had a network namespace of their own.",
         "",
         "| operation | "
         + " | ".join(f"{way}, at most {limit:.0f}" for way, limit in LIMITS_S.items())
