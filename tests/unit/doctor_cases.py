@@ -59,6 +59,7 @@ from rpicluster.model.machine import (
     Swap,
     SystemdUnit,
     Throttled,
+    Wall,
 )
 from rpicluster.model.spec import ClusterSpec, RSpec
 
@@ -880,6 +881,22 @@ CASES: dict[str, tuple[list[Case], list[Case]]] = {
         ],
     ),
     "foreign-hadoop": ([on(daemons=(FOREIGN,))], [on(daemons=(OURS,))]),
+    "other-firewall": (
+        [
+            on(walls=(Wall(table="inet mine"),)),
+            on(
+                walls=(Wall(table="ip filter", lets_in=("10.0.0.8", "10.1.0.0/16")),),
+                units=unit("ufw.service"),
+            ),
+        ],
+        [
+            on(walls=()),
+            on(walls=(Wall(table="inet mine", lets_in=("10.0.0.0/24",)),)),
+            on(walls=(Wall(table="inet mine", lets_in=("10.0.0.1-10.0.0.9",)),)),
+            on(walls=(Wall(table="ip6 filter", lets_in=("fe80::/10",)), Wall(table="bridge filter"))),
+            on(walls=(Wall(table="inet mine", lets_in=("@trusted",), judged=False),)),
+        ],
+    ),
     "firewall-missing": (
         [
             on(

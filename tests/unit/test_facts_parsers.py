@@ -24,7 +24,7 @@ from rpicluster.nodes.ssh.read_hardware import (
     read_temperature,
     read_throttled,
 )
-from rpicluster.nodes.ssh.read_network import read_listeners
+from rpicluster.nodes.ssh.read_network import read_listeners, read_walls
 from rpicluster.nodes.ssh.read_storage import disk_kind, speed_class, wear_percent
 from rpicluster.nodes.ssh.read_system import read_clock, read_cloud_init, read_java
 from rpicluster.nodes.ssh.sections import by_file, split_sections
@@ -375,3 +375,86 @@ def test_the_script_without_any_of_the_usual_commands_still_comes_to_its_end(tmp
 def test_the_script_writes_nothing_and_names_no_file_to_write() -> None:
     redirections = re.findall(r"(?<![0-9<&-])>{1,2}\s*([^\s;)]+)", script().decode())
     assert set(redirections) <= {"/dev/null", "0"}, "0 is a comparison of awk's"
+
+
+# As nft 1.0.6 lists them; the last two are as iptables-nft writes the rules of ufw.
+RULESET = """\
+table inet mine {
+\tchain c {
+\t\ttype filter hook input priority filter + 5; policy drop;
+\t\tct state established,related accept
+\t\tiif "lo" accept
+\t\ttcp dport 22 accept
+\t\tmeta l4proto { icmp, ipv6-icmp } accept
+\t}
+}
+table inet named {
+\tset trusted {
+\t\ttype ipv4_addr
+\t\tflags interval
+\t\telements = { 10.0.0.0/8 }
+\t}
+
+\tchain input {
+\t\ttype filter hook input priority filter; policy accept;
+\t\tip saddr { 10.1.2.3, 192.168.1.0/24 } counter accept
+\t\tip saddr @trusted accept
+\t\tmeta nfproto ipv4 counter reject with icmp port-unreachable
+\t}
+
+\tchain forward {
+\t\ttype filter hook forward priority filter; policy drop;
+\t}
+}
+table inet cards {
+\tchain input {
+\t\ttype filter hook input priority filter; policy drop;
+\t\tiifname "eth0" accept
+\t}
+}
+table ip counts {
+\tchain c {
+\t\ttype filter hook input priority filter; policy accept;
+\t\tcounter
+\t}
+
+\tchain forward {
+\t\ttype filter hook forward priority filter; policy drop;
+\t}
+}
+table inet rpicluster {
+\tchain input {
+\t\ttype filter hook input priority filter; policy drop;
+\t}
+}
+# Warning: table ip filter is managed by iptables-nft, do not touch!
+table ip filter {
+\tchain ufw-user-input {
+\t\ttcp dport 22 counter accept
+\t\tip saddr 192.168.1.0/24 counter accept
+\t\tip saddr != 10.9.0.0/16 tcp dport 80 counter accept
+\t}
+
+\tchain INPUT {
+\t\ttype filter hook input priority filter; policy drop;
+\t\tcounter jump ufw-user-input
+\t}
+}
+table ip6 filter {
+\tchain INPUT {
+\t\ttype filter hook input priority filter; policy drop;
+\t\tip6 saddr fe80::/10 counter accept
+\t}
+}
+"""
+
+
+def test_walls_are_the_tables_of_others_that_drop_what_they_do_not_name() -> None:
+    assert [(wall.table, wall.lets_in, wall.judged) for wall in read_walls(RULESET)] == [
+        ("inet mine", (), True),
+        ("inet named", ("10.1.2.3", "192.168.1.0/24", "@trusted"), False),
+        ("inet cards", (), False),
+        ("ip filter", ("192.168.1.0/24",), True),
+        ("ip6 filter", ("fe80::/10",), True),
+    ]
+    assert read_walls("") == ()

@@ -258,6 +258,18 @@ class Power(_Model):
     hat: str | None = Field(default=None, description="product name of an attached HAT, such as a PoE one")
 
 
+class Wall(_Model):
+    """A table of nftables, not rpicluster's, whose input drops what no rule of it accepts.
+
+    `lets_in` are the sources that a rule accepts. `judged` is False where named sets or whole network cards
+    are let in, too: what that comes to is not known.
+    """
+
+    table: str
+    lets_in: tuple[str, ...] = ()
+    judged: bool = True
+
+
 class Listener(_Model):
     """A listening TCP socket; `process` and `pid` only where the login may see them."""
 
@@ -374,6 +386,7 @@ class MachineFacts(_Model):
     listeners: tuple[Listener, ...] | None = None
     package_managers: tuple[str, ...] = Field(default=(), description="apt and dpkg at work now")
     firewall_tables: tuple[str, ...] | None = None
+    walls: tuple[Wall, ...] = Field(default=(), description="other firewalls that drop what they do not name")
     kernel_log: tuple[str, ...] = Field(default=(), description="lines about power, disks, memory, network")
     runtime: str | None = Field(default=None, description="name of the runtime's folder that is in use")
     file_system: str | None = Field(

@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Iterator
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 from rpicluster.health.findings.deployed import is_wider
 from rpicluster.health.findings.finding import (
@@ -11,10 +12,11 @@ from rpicluster.health.findings.finding import (
     Seen,
     Trouble,
     cluster_kind,
+    is_address,
     node_kind,
 )
 from rpicluster.health.findings.reach import command_in, kind_of_error
-from rpicluster.model.machine import Listener
+from rpicluster.model.machine import Listener, Wall
 from rpicluster.model.ports import MANAGER_PORTS, SESSION_PORTS, WORKER_PORTS
 from rpicluster.model.spec import Role
 
@@ -143,6 +145,65 @@ def firewall_missing(node: Node) -> Iterator[Trouble]:
             fix="load them again",
             command="rpicluster up",
         )
+
+
+@node_kind("other-firewall", PROBLEM, "Another firewall on a node shuts the others out")
+def other_firewall(node: Node) -> Iterator[Trouble]:
+    """ufw, firewalld or rules of one's own that drop what they do not name, and do not name the cluster's
+    nodes. rpicluster's own rules cannot open what another table drops: each has a say. Connections that
+    stand may go on until the next restart.
+    """
+    others = {
+        address: other.name
+        for other in node.seen.nodes
+        if other.name != node.name and (address := _address(other)) is not None
+    }
+    for wall in node.facts.walls:
+        shut_out = [address for address in others if _shuts_out(wall, ip_address(address))]
+        if wall.judged and shut_out:
+            has_ufw = "ufw.service" in node.facts.units and node.facts.units["ufw.service"].active == "active"
+            yield Trouble(
+                what=f"another firewall on {node.name} shuts out {', '.join(others[a] for a in shut_out)}",
+                cause="it was switched on, or its rules were written, without the cluster's nodes in it",
+                evidence=(
+                    f"nft list table {wall.table}: input drops what it does not name",
+                    f"it lets in: {', '.join(wall.lets_in) or 'no address'}",
+                ),
+                fix="let the nodes in there, or switch it off: rpicluster brings a firewall of its own",
+                command=node.run(
+                    "; ".join(f"sudo ufw allow from {address}" for address in shut_out)
+                    if has_ufw
+                    else f"sudo nft list table {wall.table}"
+                ),
+            )
+
+
+def _address(node: Node) -> str | None:
+    if node.host is not None and is_address(node.host):
+        return node.host
+    addresses = node.interface.addresses if node.interface is not None else ()
+    return next((each.address for each in addresses if ":" not in each.address), None)
+
+
+_VERSIONS = {"ip": (4,), "ip6": (6,), "inet": (4, 6)}
+
+
+def _shuts_out(wall: Wall, address: IPv4Address | IPv6Address) -> bool:
+    family = wall.table.partition(" ")[0]
+    return address.version in _VERSIONS.get(family, ()) and not any(
+        _holds(source, address) for source in wall.lets_in
+    )
+
+
+def _holds(source: str, address: IPv4Address | IPv6Address) -> bool:
+    first, _, last = source.partition("-")
+    try:
+        if last:
+            low, high = ip_address(first), ip_address(last)
+            return low.version == high.version == address.version and int(low) <= int(address) <= int(high)
+        return address in ip_network(first, strict=False)
+    except ValueError:  # a name, which nft shows for a number where it is told to
+        return False
 
 
 @cluster_kind("secret-readable", PROBLEM, "Others may read a key, token or private file")

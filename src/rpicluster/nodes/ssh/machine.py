@@ -104,6 +104,9 @@ def _system(reader: Reader, probe: ClockProbe | None) -> dict[str, object]:
         "firewall_tables": tuple(firewall.text.split("\n"))
         if firewall and firewall.text.strip()
         else (() if firewall and firewall.status == 0 else None),
+        "walls": reader.read("other-firewalls", read_network.read_walls, ())
+        if "other-firewalls" in reader.sections
+        else (),
         "kernel_log": tuple(line for line in reader.text("kernel-log").splitlines() if line.strip()),
     }
 

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from rpicluster.model.machine import Address, HostsLine, Interface, Listener, Lookup, Names, Route
+from rpicluster.model.machine import Address, HostsLine, Interface, Listener, Lookup, Names, Route, Wall
 from rpicluster.nodes.ssh.sections import by_file, number
 
 _NET = "/sys/class/net/"
@@ -131,3 +131,31 @@ def read_listeners(text: str) -> tuple[Listener, ...]:
     return tuple(
         sorted(set(found), key=lambda listener: (listener.port, listener.address, listener.pid or 0))
     )
+
+
+# Rules as `nft` writes them; the last one of a chain may drop what is left in place of the policy.
+_FROM = re.compile(r"\bip6? saddr (?!!)(\{[^}]*\}|\S+)")
+_FROM_A_CARD = re.compile(r'\biif(name)? (?!"lo")')
+_THE_REST = re.compile(r"(meta nfproto \S+ )?(counter )?(drop|reject( with .*)?)")
+
+
+def read_walls(text: str) -> tuple[Wall, ...]:
+    """Return the tables of `nft list ruleset` whose input drops what they do not name; without ours."""
+    found = []
+    for block in re.split(r"^(?=table )", text, flags=re.M):
+        head = re.match(r"table (\S+ (\S+)) \{", block)
+        if head and head[2] != "rpicluster" and any(map(_drops_the_rest, re.split(r"\n\n|\n\t\}", block))):
+            accepting = [line for line in block.splitlines() if line.endswith(" accept")]
+            sources = [match[1].strip("{} ") for line in accepting if (match := _FROM.search(line))]
+            named = {part.strip() for source in sources for part in source.split(",")}
+            by_card = any(_FROM_A_CARD.search(line) and "dport" not in line for line in accepting)
+            is_plain = not by_card and not any(name.startswith("@") for name in named)
+            found.append(Wall(table=head[1], lets_in=tuple(sorted(named)), judged=is_plain))
+    return tuple(found)
+
+
+def _drops_the_rest(chain: str) -> bool:
+    if "hook input" not in chain:
+        return False
+    last = chain.rstrip("}\n\t ").splitlines()[-1].strip()
+    return "policy drop;" in chain or _THE_REST.fullmatch(last) is not None

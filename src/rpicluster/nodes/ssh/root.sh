@@ -65,6 +65,11 @@ see_kernel_log() {
   dmesg | grep -E 'Under-?voltage|[Tt]hrottl|I/O error|EXT4-fs error|mmc[0-9].*(error|timeout)|Out of memory: Kill|oom-kill|uas_eh_|Remounting filesystem read-only|nvme.*(timeout|controller is down)|NETDEV WATCHDOG' | tail -n 40
 }
 
+# The rules of other firewalls, for nft shows those of ufw and iptables, too; without counters.
+see_other_firewalls() {
+  nft -s list ruleset | awk '/^table / { other = $3 != "rpicluster" } other' | head -c 200000
+}
+
 mark=$1
 manifest=/var/lib/rpicluster/manifest.json
 # By the manifest the data may lie on another disk: {"storage": {"path": "/mnt/ssd/rpicluster", ...}}.
@@ -75,6 +80,7 @@ section daemons see_daemons
 section listeners ss -Hltnpe
 section package-managers see_package_managers
 section firewall nft list tables
+section other-firewalls see_other_firewalls
 section runtime see_runtime
 section name-directory see_name_directory
 section kernel-log see_kernel_log
