@@ -881,6 +881,10 @@ CASES: dict[str, tuple[list[Case], list[Case]]] = {
         ],
     ),
     "foreign-hadoop": ([on(daemons=(FOREIGN,))], [on(daemons=(OURS,))]),
+    "runtime-damaged": (
+        [on(runtime="abc", runtime_damage=("jars/a.jar",)), on(runtime="abc", runtime_damage=("a", "b"))],
+        [on(runtime="abc"), on(runtime=None, runtime_damage=("jars/a.jar",))],
+    ),
     "other-firewall": (
         [
             on(walls=(Wall(table="inet mine"),)),

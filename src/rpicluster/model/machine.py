@@ -389,6 +389,9 @@ class MachineFacts(_Model):
     walls: tuple[Wall, ...] = Field(default=(), description="other firewalls that drop what they do not name")
     kernel_log: tuple[str, ...] = Field(default=(), description="lines about power, disks, memory, network")
     runtime: str | None = Field(default=None, description="name of the runtime's folder that is in use")
+    runtime_damage: tuple[str, ...] = Field(
+        default=(), description="its files that are missing or cut short, the first twenty"
+    )
     file_system: str | None = Field(
         default=None, description="clusterID in the NameNode's directory, `unknown` for anything else in it"
     )

@@ -89,6 +89,23 @@ def runtime_mismatch(seen: Seen) -> Iterator[Trouble]:
             )
 
 
+@node_kind("runtime-damaged", PROBLEM, "Files of a node's software are missing or cut short")
+def runtime_damaged(node: Node) -> Iterator[Trouble]:
+    """They have another size than the software's own list says. Daemons that run may not have noticed yet:
+    Java reads jars when it needs them.
+    """
+    damaged, name = node.facts.runtime_damage, node.facts.runtime
+    if damaged and name:
+        number = f"{len(damaged)} files" if len(damaged) > 1 else "a file"
+        yield Trouble(
+            what=f"the software of {node.name} is damaged: {number} of its runtime",
+            cause="a power cut while it was written, a failing card, or somebody changed it",
+            evidence=tuple(f"{path} is missing or has another size" for path in damaged),
+            fix="take it away; the next `rpicluster up` brings it again",
+            command=node.run(f"sudo rm -rf /opt/rpicluster/runtime /opt/rpicluster/runtimes/{name}"),
+        )
+
+
 @node_kind("runtime-other", PROBLEM, "A node runs other software than was put there")
 def runtime_other(node: Node) -> Iterator[Trouble]:
     """The link /opt/rpicluster/runtime leads to another runtime than the manifest names."""

@@ -55,6 +55,16 @@ see_runtime() {
   readlink /opt/rpicluster/runtime || true
 }
 
+# Files of the runtime in use that are missing or have another size than its own list says, as a power cut leaves them.
+see_runtime_damage() {
+  list=/opt/rpicluster/runtime/rpicluster-runtime.json
+  [ -e "$list" ] || return 0
+  find -H /opt/rpicluster/runtime -type f -printf '%s %P\n' | awk '
+    NR == FNR { size[substr($0, index($0, " ") + 1)] = $1; next }
+    /^  "/ { name = $0; sub(/^  "/, "", name); sub(/": \{$/, "", name) }
+    /^   "size_bytes": / { gsub(/[^0-9]/, ""); if (size[name] != $0) print name }' - "$list" | head -n 20
+}
+
 # Whose file system the NameNode's directory holds. A missing or empty directory prints nothing.
 see_name_directory() {
   [ -n "$(ls -A "$names" 2>/dev/null)" ] || return 0
@@ -82,6 +92,7 @@ section package-managers see_package_managers
 section firewall nft list tables
 section other-firewalls see_other_firewalls
 section runtime see_runtime
+section runtime-damage see_runtime_damage
 section name-directory see_name_directory
 section kernel-log see_kernel_log
 if [ -e "$manifest" ]; then
