@@ -90,7 +90,9 @@ def test_without_sparklyr_here_the_jar_comes_from_the_repository_of_r_packages(
         return JAR
 
     monkeypatch.setattr(sparklyr_jar, "from_repository", fetched)
-    site = make(missing, setting="r: {packages: [], repository: 'https://cran.example.org'}\n")
+    setting = "r: {packages: [], repository: 'https://cran.example.org'}\n"
+    assert make(missing, setting=setting).gateway.jar is None and asked == []
+    site = make(missing, setting=setting + "sessions: {sparklyr: on}\n")
     assert site.gateway.jar == JAR
     assert asked == ["https://cran.example.org"]
 

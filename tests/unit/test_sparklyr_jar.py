@@ -276,14 +276,13 @@ def refused() -> sparklyr_jar.SparklyrJar:
     raise RPackageError("the repository does not answer")
 
 
-def test_the_repository_is_asked_for_the_first_gateway_alone() -> None:
-    choice = choose(Gateway.AUTO, None, find=missing, bring=nothing, fetch=lambda: JAR)
+def test_the_repository_is_asked_for_the_first_gateway_of_a_cluster_that_wants_one() -> None:
+    choice = choose(Gateway.ON, None, find=missing, bring=nothing, fetch=lambda: JAR)
     assert choice.jar == JAR
     assert "the gateway of sparklyr 1.9.5 in `r: repository:`" in choice.notes[0]
-    assert choose(Gateway.AUTO, LAST, find=missing, bring=lambda last: JAR, fetch=refused).jar == JAR
-    assert choose(Gateway.AUTO, None, find=lambda: JAR, bring=nothing, fetch=refused).notes == ()
-    choice = choose(Gateway.AUTO, None, find=missing, bring=nothing, fetch=refused)
-    assert choice.jar is None and choice.notes[0].startswith("the repository does not answer: ")
+    assert choose(Gateway.ON, LAST, find=missing, bring=lambda last: JAR, fetch=refused).jar == JAR
+    assert choose(Gateway.ON, None, find=lambda: JAR, bring=nothing, fetch=refused).notes == ()
+    assert choose(Gateway.AUTO, None, find=missing, bring=nothing, fetch=refused).jar is None, "not asked"
     with pytest.raises(RPackageError):
         choose(Gateway.ON, None, find=missing, bring=nothing, fetch=refused)
 

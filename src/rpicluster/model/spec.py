@@ -201,9 +201,8 @@ class Sessions(_Model):
     )
     sparklyr: Gateway = Field(
         default=Gateway.AUTO,
-        description="R's sparklyr comes in by a gateway: auto is on for nodes behind SSH when this machine, "
-        "or `r: repository:`, has sparklyr, and off on this machine itself, where any local user could run "
-        "code through it",
+        description="R's sparklyr comes in by a gateway: auto is on for nodes behind SSH when this machine "
+        "has sparklyr, and off on this machine itself, where any local user could run code through it",
     )
 
     @field_validator("sparklyr", mode="before")

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from rpicluster.design.sizing import size
-from rpicluster.errors import RPackageError, SizingRefused, SparklyrMissing, SparklyrUnusable
+from rpicluster.errors import SizingRefused, SparklyrMissing, SparklyrUnusable
 from rpicluster.model.facts import ClusterFacts
 from rpicluster.model.spec import ClusterSpec, Gateway
 from rpicluster.runtime.sparklyr_jar import SparklyrJar
@@ -55,9 +55,9 @@ def choose(
 ) -> GatewayChoice:
     """Return the gateway of nodes behind SSH; `last` is what they have, which `bring` gets back.
 
-    A machine without sparklyr does not take the gateway away from those that have it; for the first one it
-    asks `fetch`, where the cluster has a repository of R packages. Raises SparklyrMissing, SparklyrUnusable
-    and RPackageError where cluster.yml says `on`.
+    A machine without sparklyr does not take the gateway away from those that have it. Where cluster.yml says
+    `on`, and names a repository of R packages, it gets the first one from there by `fetch`; then it raises
+    SparklyrMissing, SparklyrUnusable and RPackageError.
     """
     if wanted is Gateway.OFF:
         return GatewayChoice(None)
@@ -69,12 +69,12 @@ def choose(
             if there is not None:
                 note = f"{error.message}: the sessions keep the gateway of sparklyr {there.version}"
                 return GatewayChoice(there, (note,))
-            if fetch is None:
+            if fetch is None or wanted is not Gateway.ON:
                 raise
             there = fetch()
             source = f"sparklyr {there.version} in `r: repository:`"
             return GatewayChoice(there, (f"{error.message}: the sessions get the gateway of {source}",))
-    except (SparklyrMissing, SparklyrUnusable, RPackageError) as error:
+    except (SparklyrMissing, SparklyrUnusable) as error:
         if wanted is Gateway.ON:
             raise
         return GatewayChoice(None, (f"{error.message}: R comes in by Spark Connect alone",))
