@@ -412,6 +412,19 @@ table inet cards {
 \t\tiifname "eth0" accept
 \t}
 }
+table inet firewalld {
+\tchain filter_INPUT {
+\t\ttype filter hook input priority filter + 10; policy accept;
+\t\tct state { established, related } accept
+\t\tiifname "lo" accept
+\t\tiifname "eth0" goto filter_IN_trusted
+\t\treject with icmpx admin-prohibited
+\t}
+
+\tchain filter_IN_trusted {
+\t\taccept
+\t}
+}
 table ip counts {
 \tchain c {
 \t\ttype filter hook input priority filter; policy accept;
@@ -454,6 +467,7 @@ def test_walls_are_the_tables_of_others_that_drop_what_they_do_not_name() -> Non
         ("inet mine", (), True),
         ("inet named", ("10.1.2.3", "192.168.1.0/24", "@trusted"), False),
         ("inet cards", (), False),
+        ("inet firewalld", (), False),
         ("ip filter", ("192.168.1.0/24",), True),
         ("ip6 filter", ("fe80::/10",), True),
     ]

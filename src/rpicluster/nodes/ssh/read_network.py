@@ -135,7 +135,7 @@ def read_listeners(text: str) -> tuple[Listener, ...]:
 
 # Rules as `nft` writes them; the last one of a chain may drop what is left in place of the policy.
 _FROM = re.compile(r"\bip6? saddr (?!!)(\{[^}]*\}|\S+)")
-_FROM_A_CARD = re.compile(r'\biif(name)? (?!"lo")')
+_ALL_OF_SOME = re.compile(r'\biif(name)? (?!"lo")|^(counter )?accept$')  # of a network card, or of a zone
 _THE_REST = re.compile(r"(meta nfproto \S+ )?(counter )?(drop|reject( with .*)?)")
 
 
@@ -145,11 +145,11 @@ def read_walls(text: str) -> tuple[Wall, ...]:
     for block in re.split(r"^(?=table )", text, flags=re.M):
         head = re.match(r"table (\S+ (\S+)) \{", block)
         if head and head[2] != "rpicluster" and any(map(_drops_the_rest, re.split(r"\n\n|\n\t\}", block))):
-            accepting = [line for line in block.splitlines() if line.endswith(" accept")]
+            accepting = [line.strip() for line in block.splitlines() if line.endswith("accept")]
             sources = [match[1].strip("{} ") for line in accepting if (match := _FROM.search(line))]
             named = {part.strip() for source in sources for part in source.split(",")}
-            by_card = any(_FROM_A_CARD.search(line) and "dport" not in line for line in accepting)
-            is_plain = not by_card and not any(name.startswith("@") for name in named)
+            all_of_some = any(_ALL_OF_SOME.search(line) and "dport" not in line for line in accepting)
+            is_plain = not all_of_some and not any(name.startswith("@") for name in named)
             found.append(Wall(table=head[1], lets_in=tuple(sorted(named)), judged=is_plain))
     return tuple(found)
 
