@@ -246,6 +246,19 @@ def test_the_exit_code_is_kept_on_a_disk_that_the_script_has_filled(tmp_path):
         subprocess.run(["umount", str(small)], check=True)
 
 
+def test_a_run_that_ended_with_its_manager_says_so_and_before_the_next_boot_too(runs, tmp_path):
+    run = start(runs, tmp_path, WAIT)
+    until(lambda: runs.one(run).state == "running", "the script")
+    os.kill(state_of(runs, run)["pid"], signal.SIGTERM)  # as systemd does
+    until(lambda: runs.one(run).is_final, "its end")
+    assert (runs.one(run).state, runs.one(run).exit_code) == ("killed", None)
+    assert "the manager was shut down" in runs.one(run).reason
+    path = Path(runs._root) / run / "state.json"
+    path.write_text(json.dumps({**state_of(runs, run), "boot_id": "another"}))
+    assert runs.one(run).state == "lost"
+    assert runs.one(run).reason == "the manager was started again while the script ran"
+
+
 def test_old_runs_are_removed_by_number_and_by_age(runs, tmp_path, monkeypatch):
     monkeypatch.setattr(batch, "KEEP_NUMBER", 2)
     made = []

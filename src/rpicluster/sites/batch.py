@@ -83,7 +83,7 @@ class Runs:
         self.machine = machine
         self.user = user
         self._root = root
-        self._state = state / "runs"
+        self._state = state / "scripts"  # not `runs`: those are Ansible's
         self._inputs = inputs
         self._is_local = is_local
         self._sparklyr = sparklyr  # the version of the sessions' gateway, "" for none

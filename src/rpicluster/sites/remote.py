@@ -256,9 +256,10 @@ class RemoteSite(RemotePlan):
     def _end_runs(self) -> None:
         """End the scripts that run on the manager; where it does not answer, they are not ours to end."""
         if self.manager not in self.look.errors:
-            self.place.nodes.root(
-                self.manager, ["systemctl", "stop", RUN_UNITS], deadline_s=batch.STOP_TIMEOUT_S + 20.0
-            )
+            # By the first signal a run knows that it was asked, and that the manager does not shut down.
+            ask = f"systemctl kill --kill-who=main --signal=SIGINT '{RUN_UNITS}'"
+            ask += f" || true; systemctl stop '{RUN_UNITS}'"
+            self.place.nodes.root(self.manager, ["sh", "-c", ask], deadline_s=batch.STOP_TIMEOUT_S + 20.0)
 
     def _complain(self, failed: dict[str, RpiclusterError], what: str) -> None:
         errors = {**self.look.errors, **failed}

@@ -3,7 +3,7 @@
 `python3 run.py FOLDER`; FOLDER/run.json says what to run. The folder `keeper` beside this file has the
 modules of the session's keeper. Needs Python 3.8. In FOLDER it writes `state.json`, `log` (what the script
 says), `driver.out`, `end` (how it ended: its blocks are taken at the start, so a full disk does not lose it)
-and holds `lock` while it lives.
+and holds `lock` while it lives. SIGINT asks for its end; SIGTERM is systemd's, when the machine shuts down.
 """
 
 import errno
@@ -34,7 +34,7 @@ class CannotRun(Exception):
 
 
 class Stopped(Exception):
-    """SIGTERM arrived."""
+    """A signal asked for the end."""
 
 
 class Run:
@@ -47,7 +47,7 @@ class Run:
         about = pwd.getpwuid(os.geteuid())
         person = {"HOME": about.pw_dir, "USER": about.pw_name, "LOGNAME": about.pw_name}
         self.order["environment"] = {**person, **self.order["environment"]}
-        self.stopping = False
+        self.stopping = 0  # the first signal that asked for it
         self.driver = None
         self.driver_gone = False
         self.script = None
@@ -66,8 +66,8 @@ class Run:
             **identity(os.getpid()),
         }
 
-    def stop(self, *unused):
-        self.stopping = True
+    def stop(self, number, _):
+        self.stopping = self.stopping or number
 
     def say(self, state=None, **facts):
         """Write the state; a full disk keeps the one before."""
@@ -96,7 +96,12 @@ class Run:
         try:
             outcome = self.run()
         except Stopped:
-            outcome.update(state="killed", reason="it was ended by `jobs kill`, or with the cluster")
+            if self.stopping == signal.SIGINT:
+                outcome.update(state="killed", reason="it was ended by `jobs kill`, or with the cluster")
+            else:
+                outcome.update(
+                    state="stopped", reason="the manager was shut down, or systemd was told to end it"
+                )
         except (CannotRun, OSError) as problem:
             outcome["reason"] = str(problem)
         finally:
@@ -158,7 +163,7 @@ class Run:
                 Door(host=host, port=port, **about),
                 token=token,
                 life=life,
-                stopping=lambda: self.stopping,
+                stopping=lambda: bool(self.stopping),
             )
             self.visits.append(door)  # a client of the gateway, as long as the run lasts
             waiting_for = "it to listen"

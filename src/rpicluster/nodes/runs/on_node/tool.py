@@ -78,6 +78,9 @@ def booted_at():
         return next(float(line.split()[1]) for line in file if line.startswith("btime "))
 
 
+REBOOTED = {"state": "lost", "reason": "the manager was started again while the script ran"}
+
+
 def look(folder):
     """Return the whole record of one run."""
     order = read_json(os.path.join(folder, "run.json"))
@@ -92,6 +95,8 @@ def look(folder):
     about.update(end)
     about["log_bytes"] = size(os.path.join(folder, "log"))
     about["results"] = counted(os.path.join(folder, "files", "results"))
+    if end.get("state") == "stopped":
+        about.update(REBOOTED if state.get("boot_id") != boot_id() else {"state": "killed"})
     if not end and not alive:
         about["exit_code"] = None
         if not state and time.time() - os.stat(folder).st_mtime < START_WITHIN_S:
@@ -100,9 +105,8 @@ def look(folder):
             about["state"] = "lost"
             about["reason"] = "it was sent, and its client ended before it was started"
         elif state.get("boot_id") != boot_id():
-            about["state"] = "lost"
             about["ended_at"] = booted_at()
-            about["reason"] = "the manager was started again while the script ran"
+            about.update(REBOOTED)
         else:
             about["state"] = "lost"
             about["reason"] = (
@@ -453,7 +457,7 @@ def kill(question):
         pid = state.get("pid")
         if pid and state.get("boot_id") == boot_id() and same(pid, state.get("start_ticks")):
             if not asked_once:
-                os.kill(pid, signal.SIGTERM)
+                os.kill(pid, signal.SIGINT)
                 asked_once = True
             elif time.monotonic() > deadline:
                 os.kill(pid, signal.SIGKILL)
