@@ -86,6 +86,8 @@ ON_RACK = frozenset(
         "cluster-mixed",
         "address-changed",
         "firewall-missing",
+        "other-firewall",
+        "runtime-damaged",
         "little-room",
         "address-dynamic",
         "os-mixed",
