@@ -106,6 +106,14 @@ def runs(cluster: ClusterUnderTest) -> list[dict[str, object]]:
     return found
 
 
+def is_healthy(cluster: ClusterUnderTest) -> bool:
+    try:
+        cluster.rpicluster("status")
+    except AssertionError:
+        return False
+    return True
+
+
 def test_a_script_runs_as_its_user_in_a_sandbox_and_its_exit_code_is_ours(
     cluster: ClusterUnderTest, folder: Path
 ) -> None:
@@ -187,6 +195,7 @@ def test_a_reboot_of_the_manager_is_said_plainly(cluster: ClusterUnderTest, fold
     cluster.rack.run("reboot", "pi1")
     _, err = call(cluster, folder, "jobs", "attach", code=1)
     assert "the manager was started again while the script ran" in err
+    wait_for("the cluster", lambda: is_healthy(cluster), 120)  # `jobs list` also asks YARN
     assert runs(cluster)[0]["state"] == "lost"
 
 
