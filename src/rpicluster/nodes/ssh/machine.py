@@ -117,9 +117,7 @@ def _deployed(reader: Reader) -> dict[str, object]:
     names = reader.text("name-directory").strip()
     return {
         "runtime": reader.text("runtime").strip().rpartition("/")[2] or None,
-        "runtime_damage": tuple(reader.text("runtime-damage").split("\n"))
-        if reader.text("runtime-damage").strip()
-        else (),
+        "runtime_damage": tuple(reader.text("runtime-damage").splitlines()),
         "file_system": names.removeprefix("clusterID=") or None,
         "daemons": reader.read("daemons", read_deployed.read_daemons, ()),
         "package_managers": tuple(reader.text("package-managers").splitlines()),

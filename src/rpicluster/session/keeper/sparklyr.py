@@ -28,8 +28,6 @@ GET_PORTS = 0
 NOBODY = -1  # a session that no gateway has
 KNOCK_EVERY = 3  # rounds
 TEXT_LIMIT_BYTES = 1 << 20
-
-
 CLIENTS = "rpicluster.clients"  # a property of the driver's: its clients, job group -> Spark session
 REGISTERED = re.compile(r"(?P<group>[^\s{},=]+-(?P<at>[0-9]+)-(?P<port>[0-9]+))=")
 VIEW = re.compile(r"`((?:[^`]|``)+)`")

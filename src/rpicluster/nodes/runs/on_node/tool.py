@@ -152,7 +152,7 @@ def survey(question):
         "python": "%d.%d" % sys.version_info[:2],
         "free_bytes": shutil.disk_usage(question["root"]).free,
         "available_mib": available_mib(),
-        "running": [name for name in names(question["root"]) if lives(os.path.join(question["root"], name))],
+        "running": running(question["root"]),
         "kits": sorted(os.listdir(kits(question))) if os.path.isdir(kits(question)) else [],
         "machine": os.uname().machine,
     }
