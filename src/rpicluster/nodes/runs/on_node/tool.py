@@ -227,6 +227,8 @@ def kits(question):
 def submit(question):
     """Unpack a run that was sent; return its id, which is new."""
     root = question["root"]
+    target = os.path.join(root, question["id"])
+    is_taken = os.path.exists(target)  # before the oldest go: their names are not given again at once
     prune(question)
     free = shutil.disk_usage(root).free
     if free < question["bytes"] + SPARE_BYTES:
@@ -242,7 +244,9 @@ def submit(question):
         for name in ("tmp", "cache", "driver"):
             os.makedirs(os.path.join(fresh, name), 0o700, exist_ok=True)
         os.utime(fresh)
-        os.rename(fresh, os.path.join(root, question["id"]))
+        if is_taken:
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target)
+        os.rename(fresh, target)
     except Refused:
         shutil.rmtree(fresh, ignore_errors=True)
         raise
