@@ -4,6 +4,7 @@ Written from sparklyr's sources (1.9.5): java/spark-2.4.0/{backend,handler,strea
 R/core_{gateway,invoke,serialize}.R.
 """
 
+import contextlib
 import os
 import socket
 import struct
@@ -25,6 +26,7 @@ class FakeGateway:
         self.context_takes_s = 0.0
         self.greeting_takes_s = 0.0  # of callers that want a client's port
         self.context_fails = ""
+        self.context_comes_cut_at = 0  # this many bytes of the answer come at once, the others later
         self.stopped: Callable[[], bool] = lambda: False
         self.uses_fail = 0  # how many more `USE` are refused
         self.garbage = b""
@@ -53,7 +55,7 @@ class FakeGateway:
             threading.Thread(target=self._greet, args=(caller,), daemon=True).start()
 
     def _greet(self, caller: socket.socket) -> None:
-        with caller:
+        with caller, contextlib.suppress(ConnectionError):  # it has left
             command, session, _ = struct.unpack(">iii", exactly(caller, 12))
             assert command == 0
             if self.garbage:
@@ -115,7 +117,12 @@ class FakeGateway:
                 answer = str(len(objects) - 1)
             words = answer.encode()
             content = (b"j" if is_object else b"c") + struct.pack(">i", len(words)) + words
-        peer.sendall(struct.pack(">i", 0) + content)
+        whole = struct.pack(">i", 0) + content
+        if method == "getOrCreate" and self.context_comes_cut_at:
+            peer.sendall(whole[: self.context_comes_cut_at])
+            time.sleep(self.context_takes_s)
+            whole = whole[self.context_comes_cut_at :]
+        peer.sendall(whole)
 
     def _do(self, name: str, method: str, arguments: list[str]) -> Any:
         known: dict[tuple[str, str], Any] = {
@@ -133,7 +140,8 @@ class FakeGateway:
         if (name, method) in known:
             return known[name, method]
         if (name, method) == ("builder", "getOrCreate"):
-            time.sleep(self.context_takes_s)
+            if not self.context_comes_cut_at:
+                time.sleep(self.context_takes_s)
             if self.context_fails:
                 raise RuntimeError(self.context_fails)
             self.has_context = True

@@ -7,9 +7,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from rpicluster.session.keeper import wire
 from rpicluster.session.keeper.config import Config, Door
 from rpicluster.session.keeper.sparklyr import Call, Jobj, SparklyrDoor, framed
 from rpicluster.session.keeper.wire import Hopeless, ProbeFailed, StopRequested, TooSlow
@@ -54,6 +56,13 @@ def until(right: Callable[[], bool], limit_s: float = 5) -> bool:
     while not right() and time.monotonic() < deadline:
         time.sleep(0.01)
     return right()
+
+
+def answered(door: SparklyrDoor) -> str:
+    try:
+        return door.ask()
+    except TooSlow:
+        return ""
 
 
 def asked(gateway: FakeGateway, method: str) -> int:
@@ -168,6 +177,43 @@ def test_a_context_that_takes_long_is_waited_for_over_several_rounds(gateway: Fa
     assert rounds >= 2
     assert asked(gateway, "getOrCreate") == 1, "asking again would make another one"
     assert gateway.clients_ever == 1
+
+
+@pytest.mark.parametrize("cut_at", [2, 4, 5, 8, 9])
+def test_an_answer_that_a_round_saw_the_start_of_is_read_whole_by_the_next(
+    gateway: FakeGateway, cut_at: int
+) -> None:
+    gateway.context_takes_s, gateway.context_comes_cut_at = 2 * TIMEOUT_S, cut_at
+    door = door_to(gateway.port)
+    with pytest.raises(TooSlow):
+        door.ask()
+    assert until(lambda: answered(door) == APP)
+    assert asked(gateway, "getOrCreate") == 1 == gateway.clients_ever
+
+
+def test_a_call_that_a_round_had_no_time_to_send_is_sent_by_the_next(
+    gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late_s = 0.0
+    monkeypatch.setattr(wire, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + late_s))
+    cut_short = 0
+    for round_ends_at in range(2, 40):
+        looks = iter(range(40))
+
+        def stopping(looks: Iterator[int] = looks, end: int = round_ends_at) -> bool:
+            nonlocal late_s
+            if next(looks, 0) == end:  # the keeper was held up, before this look at the clock
+                late_s += 2 * TIMEOUT_S
+            return False
+
+        door = door_to(gateway.port, stopping=stopping)
+        try:
+            assert door.ask() == APP
+        except TooSlow:
+            cut_short += 1
+            assert door.ask() == APP
+        door.close()
+    assert cut_short >= 10
 
 
 def test_a_gateway_that_is_slow_to_let_the_keeper_in_is_asked_again(gateway: FakeGateway) -> None:

@@ -126,7 +126,8 @@ class SparklyrDoor:
         self._stopping = stopping
         self._wires: list[Wire] = []  # the gateway's, then this client's own
         self._script: Generator[Call | ProbeFailed | str, Any, None] = self._visit()
-        self._is_waiting = False  # for the answer to a call that an earlier round sent
+        self._step: Call | ProbeFailed | str | None = None  # where the script stands
+        self._is_waiting = False  # for the answer to the call there, which an earlier round may have sent
         self._busy = ""  # with what it is, if that may take long
         self._rounds = 0  # since it last took a caller in
 
@@ -151,7 +152,8 @@ class SparklyrDoor:
         """Leave; the driver then frees what it had for this client."""
         for wire in reversed(self._wires):
             wire.close()
-        self._wires, self._script, self._is_waiting, self._busy = [], self._visit(), False, ""
+        self._wires, self._script, self._busy = [], self._visit(), ""
+        self._step, self._is_waiting = None, False
 
     def _wire(self, port: int) -> Wire:
         return Wire(self._door.host, port, self._timeout_s, self._stopping)
@@ -161,23 +163,25 @@ class SparklyrDoor:
             self._enter()
         wire = self._wires[1]
         wire.renew()
-        step = None if self._is_waiting else next(self._script)
         while True:
-            if isinstance(step, ProbeFailed):
-                raise TooSlow(str(step))  # not the end of the visit
-            if isinstance(step, str):
+            step = self._step or next(self._script)
+            if not isinstance(step, Call):
+                self._step = None
+                if isinstance(step, ProbeFailed):
+                    raise TooSlow(str(step))  # not the end of the visit
                 return step
-            if step is not None:
+            self._step = step  # a round may end before the call is sent, or its answer is whole
+            if not self._is_waiting:
                 wire.send(framed(step))
                 self._is_waiting = True
             try:
-                answer = read_answer(wire)
+                answer = wire.whole(read_answer)
             except CallFailed as problem:
                 self._is_waiting = False
-                step = self._script.throw(problem)
-                continue
-            self._is_waiting = False
-            step = self._script.send(answer)
+                self._step = self._script.throw(problem)
+            else:
+                self._is_waiting = False
+                self._step = self._script.send(answer)
 
     def _enter(self) -> None:
         gateway = self._wire(self._door.port)

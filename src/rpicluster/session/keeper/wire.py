@@ -8,11 +8,13 @@ import select
 import socket
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 TICK_S = 0.2  # how late a signal or a dead driver may be noticed
 ANSWER_LIMIT_BYTES = 1024 * 1024
+
+Answer = TypeVar("Answer")
 
 
 class StopRequested(Exception):
@@ -40,6 +42,8 @@ class Wire:
         self._timeout_s = timeout_s
         self._stopping = stopping
         self._room = ANSWER_LIMIT_BYTES
+        self._ahead = b""  # received, and not taken yet
+        self._taken = b""  # of the answer that is being read
         self.where = f"{host}:{port}"
         try:
             self._socket = socket.create_connection((host, port), timeout=timeout_s)
@@ -97,13 +101,23 @@ class Wire:
 
     def exactly(self, count: int) -> bytes:
         """Return `count` bytes."""
-        data = b""
-        while len(data) < count:
-            more = self.some(count - len(data))
+        while len(self._ahead) < count:
+            more = self.some(count - len(self._ahead))
             if not more:
                 raise ProbeFailed(f"{self.where} closed the connection in the middle of an answer")
-            data += more
+            self._ahead += more
+        data, self._ahead = self._ahead[:count], self._ahead[count:]
+        self._taken += data
         return data
+
+    def whole(self, read: Callable[[Wire], Answer]) -> Answer:
+        """Return what `read` reads. Where that is too slow, what came of it is read again the next time."""
+        self._taken = b""
+        try:
+            return read(self)
+        except TooSlow:
+            self._ahead = self._taken + self._ahead
+            raise
 
 
 def http_json(
