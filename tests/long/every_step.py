@@ -12,6 +12,7 @@ that nobody disturbed. What passed on this commit is not run again.
 import json
 import os
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -24,6 +25,9 @@ sys.path.insert(0, str(ROOT / "tests" / "rack"))
 
 from breaking import Breaking, differences  # noqa: E402  beside the rack's tests
 from rack_tools import RackUnderTest  # noqa: E402
+
+# A shell ignores SIGINT in what it runs in the background, and `up` would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 PAGE = ROOT / "docs" / "reference" / "interruptions.md"
 NAME = "every"
