@@ -95,7 +95,7 @@ class Verdict:
 
 def one_line(found: dict[str, Any]) -> str:
     text = " ".join(f"{found['node'] or 'the cluster'}: {found['what']}".split())
-    text = re.sub(r"/\S*pytest-of\S*?/racks/", "…/racks/", text)
+    text = re.sub(r"/\S*pytest-of-\S*?/racks\d*/", "…/racks/", text)
     return text if len(text) <= ANSWER_CHARACTERS else text[: ANSWER_CHARACTERS - 1] + "…"
 
 

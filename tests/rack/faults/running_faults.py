@@ -174,7 +174,7 @@ RUNNING: tuple[tuple[RackFault, ...], ...] = (
             (r"under-?replicat|too few|fewer|less|missing|copies|replica", r"block|cop(y|ies)|replica"),
             more_copies_than_nodes(),
             anywhere=True,
-            settle_s=1.0,
+            settle_s=8.0,  # the NameNode counts such blocks every 3 s
         ),
     ),
     (

@@ -192,11 +192,12 @@ def blocks_under_replicated(seen: Seen) -> Iterator[Trouble]:
         live = sum(datanode.state == "live" for datanode in hdfs.datanodes)
         yield Trouble(
             what=f"{hdfs.under_replicated_blocks} of {hdfs.blocks} blocks have too few copies",
-            cause="a DataNode is gone; HDFS copies them by itself as long as enough DataNodes live",
+            cause="a DataNode is gone, or a file shall have more copies than there are DataNodes; HDFS copies by "
+            "itself as long as enough DataNodes live",
             evidence=(
                 f"under-replicated: {hdfs.under_replicated_blocks} of {hdfs.blocks}, {live} DataNodes live",
             ),
-            fix="wait if it gets fewer; else start the missing DataNodes",
+            fix="wait if it gets fewer; else start the missing DataNodes, or put the file again",
             command=_STATUS,
         )
 
