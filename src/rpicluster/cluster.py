@@ -74,6 +74,7 @@ class Cluster:
     spec: ClusterSpec
     spec_path: Path
     ask_password: Callable[[str], str] | None = None  # for sudo, where nodes want one; asked once
+    tell: Callable[[str], None] = lambda words: None  # why something takes long that otherwise does not
 
     # -- finding ---------------------------------------------------------------------------------------
 
@@ -381,8 +382,16 @@ class Cluster:
         return Connection.load(self.connection_path)
 
     def open_door(self) -> None:
-        """Make sure that the session's door can be reached from this machine."""
+        """Make sure that the session's door can be reached from this machine, and wake who sleeps behind it.
+
+        Raises what opening a tunnel raises, and Unhealthy if the session does not wake.
+        """
         self.site.open_door()
+        if self.site.spec.sessions.sleep_after_s:
+            from rpicluster.health.waking import wake
+
+            door = self.connection
+            wake(door.connect_host, door.connect_port, self.site.session_report, tell=self.tell)
 
     def doors(self) -> "Doors | None":
         """Return the doors that a tunnel holds open here; None where the session is on this machine."""

@@ -6,9 +6,11 @@ be called from any thread, `interrupt` while another one runs.
 """
 
 import os
+import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,10 +53,12 @@ def open(cluster: str | None = None) -> Handle:
     Raises UsageError, ServiceError for a refused token, Unreachable.
     """
     connection = Connection.load(_connection_file(cluster))
-    if connection.tunnelled:
+    if connection.tunnelled or connection.sleeps:
         from rpicluster.cluster import Cluster
 
-        Cluster.find(connection.cluster).open_door()
+        found = Cluster.find(connection.cluster)
+        found.tell = partial(print, file=sys.stderr, flush=True)
+        found.open_door()
     session = connection.session()
     handle = Handle(connection, session)
     try:

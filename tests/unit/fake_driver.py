@@ -4,7 +4,7 @@ Run as `python fake_driver.py DIRECTORY CONNECT_PORT UI_PORT [GATEWAY_PORT]`. A 
 what it does: `no-ui` closes the UI as a stopped SparkContext does, `slow` delays the door's next answer by
 its content in seconds, `deaf` ignores SIGTERM, `child` starts a process of its own, `dies` ends it at its
 start with a message like Java's; `no-gateway` closes sparklyr's gateway, `stopped` is for its clients a
-SparkContext that was stopped.
+SparkContext that was stopped; `running` is a task that runs.
 """
 
 import http.server
@@ -68,7 +68,10 @@ def main() -> None:
 
     class Ui(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            body = json.dumps([{"id": app_id, "name": "fake"}]).encode()
+            running = int((directory / "running").exists())
+            executors = [{"id": "driver", "activeTasks": running, "totalTasks": running}]
+            applications = [{"id": app_id, "name": "fake"}]
+            body = json.dumps(executors if "/executors" in self.path else applications).encode()
             self.send_response(200 if self.path.startswith("/api/v1/applications") else 404)
             self.end_headers()
             self.wfile.write(body)

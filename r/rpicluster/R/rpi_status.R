@@ -40,13 +40,13 @@ tool_command <- function() {
 tool_timeout_seconds <- 60
 
 # Run the tool; `status` exits with 6 for an unhealthy cluster and still prints its document.
-run_tool <- function(arguments) {
+run_tool <- function(arguments, timeout = tool_timeout_seconds) {
   command <- tool_command()
   talk <- tempfile("rpicluster-talk-")
   on.exit(unlink(talk))
   out <- suppressWarnings(system2(
     command[[1]], shQuote(c(command[-1], arguments)),
-    stdout = TRUE, stderr = talk, timeout = tool_timeout_seconds
+    stdout = TRUE, stderr = talk, timeout = timeout
   ))
   code <- attr(out, "status")
   list(code = if (is.null(code)) 0L else code, out = paste(out, collapse = "\n"), talk = readLines(talk, warn = FALSE))

@@ -6,8 +6,9 @@
 #'
 #' It reads the cluster's connection file, asks the session's gateway a question
 #' and waits for the answer, and compares the version of sparklyr on both ends.
-#' Only if the gateway does not answer and the cluster is on nodes of its own,
-#' it runs `rpicluster connect`, which opens the tunnel.
+#' Only if the gateway does not answer and the cluster is on nodes of its own, or
+#' its sessions may sleep (`sessions: {sleep_after_s: }`), it runs `rpicluster connect`,
+#' which opens the tunnel and wakes the session.
 #'
 #' @section What is different from `spark_connect()`:
 #' * Each connection has its own temporary views, and `rpi.default` is its
@@ -87,6 +88,9 @@ sparklyr_version <- function() {
   if (requireNamespace("sparklyr", quietly = TRUE)) utils::packageVersion("sparklyr")
 }
 
+# As long as the tool waits for a session to wake, and a while longer.
+wake_seconds <- 360
+
 # Make sure that the gateway answers; the tool, and with it a process, is started only where it can help.
 open_way <- function(document, cluster) {
   problem <- tryCatch({
@@ -96,10 +100,12 @@ open_way <- function(document, cluster) {
   if (is.null(problem)) {
     return(document)
   }
-  if (!isTRUE(document$tunnelled)) {
+  if (!isTRUE(document$tunnelled) && !isTRUE(document$sleeps)) {
     stop(problem)
   }
-  answer <- run_tool(c("connect", if (!is.null(chosen_cluster(cluster))) c("--cluster", chosen_cluster(cluster))))
+  if (isTRUE(document$sleeps)) message("the session may be asleep: waiting until it answers")
+  named <- if (!is.null(chosen_cluster(cluster))) c("--cluster", chosen_cluster(cluster))
+  answer <- run_tool(c("connect", named), timeout = if (isTRUE(document$sleeps)) wake_seconds else tool_timeout_seconds)
   if (answer$code != 0) {
     abort_tool(answer, "connect")
   }

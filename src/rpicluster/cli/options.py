@@ -32,10 +32,12 @@ format_option = click.option(
 
 def find_cluster(which: str | None) -> "Cluster":
     """Return the cluster that `--cluster` names; raises SpecError or UsageError."""
+    from rpicluster.cli.console import console
     from rpicluster.cluster import Cluster
 
     cluster = Cluster.find(which)
     cluster.ask_password = ask_password
+    cluster.tell = console.say
     return cluster
 
 

@@ -130,6 +130,7 @@ def keeper_settings(inputs: Inputs, user: str, launch: Launch) -> bytes:
         # A Pi that starts everything at once needs minutes; a driver that dies is noticed at once anyway.
         "start_timeout_s": 300,
         "failures_before_restart": 2,
+        "sleep_after_s": inputs.spec.sessions.sleep_after_s,
         "status_file": layout.status_file(paths, user),
         "chores": _chores(inputs, user),
     }

@@ -145,6 +145,8 @@ def session_in_words(report: dict[str, Any], *, now: float) -> tuple[State, str]
     """Return how a session is, and what happened to it, from what its keeper wrote; `now` in Unix seconds."""
     given_up = report.get("replaced") or {}
     reason = str(given_up.get("reason") or "")
+    if report["state"] == "asleep":
+        return "ok", f"asleep for {_ago(now - float(report['since']))}; the next connection wakes it"
     if report["state"] != "healthy":
         waits = str(report.get("waiting_for") or report.get("last_reason") or report["state"])
         before = f"; the driver before was given up: {reason}" if reason and reason != waits else ""

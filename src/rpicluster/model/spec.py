@@ -199,6 +199,12 @@ class Sessions(_Model):
     idle_timeout_s: Whole = Field(
         default=120, ge=30, description="after this long without work, executors above the warm one go back"
     )
+    sleep_after_s: Whole | None = Field(
+        default=None,
+        ge=60,
+        description="after this long without a client or a task, the session's driver ends, too, and its "
+        "memory is free; the next connection starts it again; default: it stays",
+    )
     sparklyr: Gateway = Field(
         default=Gateway.AUTO,
         description="R's sparklyr comes in by a gateway: auto is on for nodes behind SSH when this machine "

@@ -180,6 +180,7 @@ class LocalSite:
             user=login,
             webhdfs=f"http://{manager.address}:{manager.ports['namenode_http']}",
             webhdfs_user=login,
+            sleeps=self.spec.sessions.sleep_after_s is not None,
             sparklyr=SparklyrDoor.at(manager.ports["sparklyr"], self.gateway.jar.version)
             if self.gateway.jar is not None
             else None,

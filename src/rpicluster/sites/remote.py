@@ -364,6 +364,7 @@ class RemoteSite(RemotePlan):
             user=login,
             webhdfs=f"http://{manager.address}:{manager.ports['namenode_http']}",
             webhdfs_user=login,
+            sleeps=self.spec.sessions.sleep_after_s is not None,
             tunnelled=True,
             sparklyr=SparklyrDoor.at(gateway.first_port, gateway.version) if gateway else None,
         )

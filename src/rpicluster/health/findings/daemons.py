@@ -192,8 +192,8 @@ def blocks_under_replicated(seen: Seen) -> Iterator[Trouble]:
         live = sum(datanode.state == "live" for datanode in hdfs.datanodes)
         yield Trouble(
             what=f"{hdfs.under_replicated_blocks} of {hdfs.blocks} blocks have too few copies",
-            cause="a DataNode is gone, or a file shall have more copies than there are DataNodes; HDFS copies by "
-            "itself as long as enough DataNodes live",
+            cause="a DataNode is gone, or a file shall have more copies than there are DataNodes; HDFS "
+            "copies by itself as long as enough DataNodes live",
             evidence=(
                 f"under-replicated: {hdfs.under_replicated_blocks} of {hdfs.blocks}, {live} DataNodes live",
             ),

@@ -57,6 +57,7 @@ class Connection:
     connect_host: str = "127.0.0.1"
     namespace: str | None = "rpi.default"
     tunnelled: bool = False  # behind SSH: `Cluster.open_door` must come first
+    sleeps: bool = False  # may be asleep: the same
     sparklyr: SparklyrDoor | None = None  # None: the session has no gateway
 
     @classmethod

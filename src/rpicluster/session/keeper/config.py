@@ -60,6 +60,7 @@ class Config:
     start_timeout_s: float = 120
     namenode: str | None = None  # base URL; a driver that starts while HDFS is in safe mode dies of it
     failures_before_restart: int = 2
+    sleep_after_s: float | None = None  # without a client or a task; None: never
     chores: list[Chore] = field(default_factory=list)
 
 

@@ -64,6 +64,10 @@ class ConnectDoor:
     def close(self) -> None:
         """Do nothing: no connection is kept."""
 
+    def own_ports(self) -> list[int]:
+        """Return nothing: no connection is kept."""
+        return []
+
 
 DOOR_KINDS = ("connect", "sparklyr")
 

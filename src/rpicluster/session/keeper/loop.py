@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from .chores import Chores
 from .config import SCHEMA, Config, ConfigError, load_config, read_secret
+from .idleness import Idleness, Unused, wait_for_caller
 from .processes import base_environment, identity, port_is_free, process_stat, signal_group, spawn
 from .questions import Probe, Yarn
 from .records import cut_log, last_words, read_json, write_json
@@ -57,6 +58,7 @@ class Keeper:
             "driver": None,
             "app_id": None,
             "restarts": 0,
+            "is_waking": False,  # it starts because somebody called while it was asleep
             "waiting_for": None,
             "last_reason": None,
             "replaced": None,  # when and why the driver before this one was given up
@@ -86,7 +88,12 @@ class Keeper:
         streak = 0
         try:
             while True:
-                healthy_s = self._one_life()
+                try:
+                    healthy_s = self._one_life()
+                except Unused:
+                    self._be_asleep()
+                    streak = 0
+                    continue
                 streak = 1 if healthy_s >= SETTLED_S else streak + 1
                 pause_s = BACKOFF_S[min(streak, len(BACKOFF_S)) - 1]
                 if pause_s:
@@ -143,6 +150,20 @@ class Keeper:
         self._ran_at = time.monotonic()
         return Probe(config, secrets.get(TOKEN_VARIABLE, ""), self._yarn, self._asked_in_vain, life)
 
+    def _be_asleep(self) -> None:
+        """End the driver that nobody uses, and return when somebody calls."""
+        words = f"the driver to end: nobody used it for {self._config.sleep_after_s:g} s"
+        self._say("ending", waiting_for=words, app_id=None, doors=[], ui_ms=None)
+        self._chores.stop()
+        self._end_driver(STOP_GRACE_S)
+        try:
+            self._wait_for_ports()
+            self._say("asleep", waiting_for=None)
+            wait_for_caller(self._config.doors, self._stopping)
+            self._status["is_waking"] = True
+        except (ProbeFailed, OSError) as problem:  # then the next driver does not get its ports, either
+            self._talk(f"it cannot be woken, so it starts: {problem}")
+
     def _wait_until_healthy(self, probe: Probe) -> None:
         limit_s = self._config.start_timeout_s
         deadline = time.monotonic() + limit_s
@@ -164,11 +185,14 @@ class Keeper:
 
     def _watch(self, probe: Probe) -> None:
         """Ask again and again. Raises ProbeFailed when the driver must be replaced."""
-        failures = 0
+        failures, patience_s = 0, self._config.sleep_after_s
+        idleness = Idleness(self._config, patience_s, self._stopping) if patience_s else None
         while True:
             self._sleep(self._config.probe_interval_s)
             try:
                 self._note_health(probe)
+                if idleness:
+                    idleness.look(str(self._status["app_id"]), probe.own_ports())
                 failures = 0
             except Hopeless:
                 raise
@@ -190,6 +214,7 @@ class Keeper:
         self._say(
             "healthy",
             waiting_for=None,
+            is_waking=False,
             app_id=health.app_id,
             doors=health.doors,
             ui_ms=health.ui_ms,

@@ -102,6 +102,10 @@ class Probe:
         for _, asked in self._doors:
             asked.close()
 
+    def own_ports(self) -> set[int]:
+        """Return the near ends of the connections that are kept between rounds."""
+        return {port for _, asked in self._doors for port in asked.own_ports()}
+
     def round(self) -> Health:
         """Ask everything once. Raises ProbeFailed for the first wrong or missing answer."""
         app_id, doors = "", []

@@ -155,6 +155,10 @@ class SparklyrDoor:
         self._wires, self._script, self._busy = [], self._visit(), ""
         self._step, self._is_waiting = None, False
 
+    def own_ports(self) -> list[int]:
+        """Return the near ends of the connections that are kept."""
+        return [wire.local_port for wire in self._wires]
+
     def _wire(self, port: int) -> Wire:
         return Wire(self._door.host, port, self._timeout_s, self._stopping)
 

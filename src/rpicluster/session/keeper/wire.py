@@ -56,6 +56,12 @@ class Wire:
     def __exit__(self, *unused: object) -> None:
         self.close()
 
+    @property
+    def local_port(self) -> int:
+        """The port of this end."""
+        port: int = self._socket.getsockname()[1]
+        return port
+
     def close(self) -> None:
         """End the connection."""
         self._socket.close()
