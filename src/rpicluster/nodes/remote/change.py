@@ -319,13 +319,7 @@ class Change:
     def _write_bundles(self, folder: Path, work: Mapping[str, NodeWork]) -> None:
         """Write what `place.py` reads on each node; the manifest in it says what is not started yet."""
         for node, each in work.items():
-            units = {
-                name: value
-                for name, value in self._known_units(node).items()
-                if name not in each.start + each.restart + each.stop
-            }
-            # Logins, names and timers come before and behind the files: whole when the run has ended.
-            text = node_manifest(self._wanted, node, units, base_hash=self._known_base(node))
+            text = self._manifest_before(node, each)
             write_private(
                 folder / f"{node}.json", bundle(self._wanted.bases[node], self._files(node), each, text)
             )
@@ -347,9 +341,17 @@ class Change:
     def _hashes(self, node: str) -> dict[str, str]:
         return unit_hashes(self._wanted, node)
 
-    def _write_manifest(self, node: str, units: Mapping[str, str]) -> None:
-        text = node_manifest(self._wanted, node, units, base_hash=self._wanted.bases[node].hash)
-        place(self._nodes, node, {manifest.PATH: RenderedFile(text, manifest.MODE)})
+    def _manifest_before(self, node: str, work: NodeWork) -> bytes:
+        """Return the manifest that comes with the files: without the units that are to be started yet.
+
+        Logins, names and timers come before and behind the files: whole when the run has ended.
+        """
+        units = {
+            name: value
+            for name, value in self._known_units(node).items()
+            if name not in work.start + work.restart + work.stop
+        }
+        return node_manifest(self._wanted, node, units, base_hash=self._known_base(node))
 
     def _write_manifests(self, work: Mapping[str, NodeWork], changed: Changed) -> None:
         """Write the manifest of every node where all went well: units that were started are in it now."""
@@ -357,7 +359,10 @@ class Change:
         def write(node: str) -> None:
             waiting = changed.sessions.get(node, ())
             units = {name: value for name, value in self._hashes(node).items() if name not in waiting}
-            self._write_manifest(node, units)
+            text = node_manifest(self._wanted, node, units, base_hash=self._wanted.bases[node].hash)
+            if text == self._manifest_before(node, work[node]):
+                return  # only a session is left to start: what came with the files says it all
+            place(self._nodes, node, {manifest.PATH: RenderedFile(text, manifest.MODE)})
             self._state.journal("done", node=node, step="Write the manifest", item="")
 
         _, failed = self._nodes.each(write, [node for node in work if node not in changed.failed])

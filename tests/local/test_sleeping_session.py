@@ -1,0 +1,89 @@
+"""A session that nobody uses ends on a real cluster, and SQL and R wake it."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+
+import pytest
+
+from rpicluster.cluster import Cluster
+
+pytestmark = [pytest.mark.long, pytest.mark.lifecycle, pytest.mark.timeout(600)]
+
+SPEC = """\
+name: drowsy
+nodes:
+  - {name: solo, local: {memory: 3840M, cores: 2}}
+sessions: {sleep_after_s: 60}
+"""
+
+
+def silent(*_: object) -> None:
+    """Report to nobody."""
+
+
+def answer_of(command: list[str], **environment: str) -> "subprocess.CompletedProcess[str]":
+    done = subprocess.run(
+        command,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, **environment},
+    )
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def session_of(cluster: Cluster) -> str:
+    return next(part.detail for part in cluster.status().parts if part.name.startswith("session"))
+
+
+def until_asleep(cluster: Cluster) -> float:
+    started = time.monotonic()
+    while "asleep" not in session_of(cluster):
+        assert time.monotonic() < started + 180, session_of(cluster)
+        time.sleep(1)
+    return time.monotonic() - started
+
+
+def test_a_session_sleeps_and_is_woken_by_sql_and_by_r(
+    tmp_path, monkeypatch, runtime, java_home, bring_up, r_libraries
+):
+    monkeypatch.setenv("RPICLUSTER_STATE_DIR", str(tmp_path / "state"))
+    spec = tmp_path / "cluster.yml"
+    spec.write_text(SPEC)
+    cluster = Cluster.from_file(spec)
+    try:
+        bring_up(cluster)
+        with cluster.session() as session:
+            session.sql("create table t using iceberg as select id from range(1000)").rows()
+            first = session.app_id()
+            time.sleep(75)  # a client that is connected keeps it awake
+            assert session.app_id() == first
+        until_asleep(cluster)
+        assert cluster.status().healthy
+        assert cluster.yarn.applications(states=["RUNNING"]) == []
+
+        query = "select count(*) as n from t"
+        woken = answer_of(
+            [sys.executable, "-m", "rpicluster", "sql", query, "--format", "csv", "--cluster", str(spec)]
+        )
+        assert woken.stdout.split() == ["n", "1000"]
+        assert "the session was asleep" in woken.stderr
+        with cluster.session() as session:
+            assert session.app_id() != first
+
+        if shutil.which("Rscript") is None:
+            return
+        until_asleep(cluster)
+        script = (
+            'con <- DBI::dbConnect(rpicluster::rpi(), cluster = "drowsy");'
+            f'cat(format(DBI::dbGetQuery(con, "{query}")$n)); DBI::dbDisconnect(con)'
+        )
+        assert answer_of(["Rscript", "-e", script], R_LIBS=r_libraries).stdout == "1000"
+    finally:
+        left = cluster.destroy(report=silent)
+    assert left == []
