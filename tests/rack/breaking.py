@@ -176,6 +176,7 @@ class Breaking:
             finally:
                 if word == "unplug":
                     self.rack.run("link", node, "up")
+                    self.wait_for_restarts(node)
             # A node that is back in two seconds may not even have been missed.
             assert process.returncode in (0, 1, 4, 5, 6), said
             assert "Traceback" not in said, said
@@ -192,6 +193,17 @@ class Breaking:
                     continue
             process.wait(_ENDED_S)
         self.wait_for_ansibles_end()
+
+    def wait_for_restarts(self, node: str) -> None:
+        """Wait until systemd has started again what ended without its network.
+
+        An `up` that comes before that starts it, rightly: which would look like a step that is repeated.
+        """
+        deadline = time.monotonic() + 60
+        query = ("systemctl", "list-units", "--plain", "--no-legend", "--state=activating", "'rpicluster-*'")
+        while waiting := self.rack.ssh(node, *query):
+            assert time.monotonic() < deadline, f"not started again by systemd: {waiting}"
+            time.sleep(0.5)
 
     def wait_for_ansibles_end(self) -> None:
         """Nothing of a run that was broken off may go on here."""
