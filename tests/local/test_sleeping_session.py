@@ -9,15 +9,22 @@ import time
 import pytest
 
 from rpicluster.cluster import Cluster
+from rpicluster.errors import RpiclusterError
+from rpicluster.runtime import sparklyr_jar
 
 pytestmark = [pytest.mark.long, pytest.mark.lifecycle, pytest.mark.timeout(600)]
 
 SPEC = """\
 name: drowsy
 nodes:
-  - {name: solo, local: {memory: 3840M, cores: 2}}
-sessions: {sleep_after_s: 60}
+  - {name: solo, local: {memory: 4G, cores: 2}}
+sessions: {sleep_after_s: 60, sparklyr: %s}
 """
+QUERY = "select count(*) as n from t"
+R_DOORS = {
+    "off": 'con <- DBI::dbConnect(rpicluster::rpi(), cluster = "drowsy")',
+    "on": 'con <- rpicluster::rpi_connect("drowsy")',
+}
 
 
 def silent(*_: object) -> None:
@@ -41,20 +48,25 @@ def session_of(cluster: Cluster) -> str:
     return next(part.detail for part in cluster.status().parts if part.name.startswith("session"))
 
 
-def until_asleep(cluster: Cluster) -> float:
-    started = time.monotonic()
+def wait_until_asleep(cluster: Cluster) -> None:
+    deadline = time.monotonic() + 180
     while "asleep" not in session_of(cluster):
-        assert time.monotonic() < started + 180, session_of(cluster)
+        assert time.monotonic() < deadline, session_of(cluster)
         time.sleep(1)
-    return time.monotonic() - started
 
 
+@pytest.mark.parametrize("sparklyr", R_DOORS)
 def test_a_session_sleeps_and_is_woken_by_sql_and_by_r(
-    tmp_path, monkeypatch, runtime, java_home, bring_up, r_libraries
+    sparklyr, tmp_path, monkeypatch, runtime, java_home, bring_up, r_libraries
 ):
+    if sparklyr == "on":
+        try:
+            sparklyr_jar.find()
+        except RpiclusterError as error:
+            pytest.skip(f"no sparklyr to test with: {error.message}")
     monkeypatch.setenv("RPICLUSTER_STATE_DIR", str(tmp_path / "state"))
     spec = tmp_path / "cluster.yml"
-    spec.write_text(SPEC)
+    spec.write_text(SPEC % sparklyr)
     cluster = Cluster.from_file(spec)
     try:
         bring_up(cluster)
@@ -63,13 +75,12 @@ def test_a_session_sleeps_and_is_woken_by_sql_and_by_r(
             first = session.app_id()
             time.sleep(75)  # a client that is connected keeps it awake
             assert session.app_id() == first
-        until_asleep(cluster)
+        wait_until_asleep(cluster)
         assert cluster.status().healthy
         assert cluster.yarn.applications(states=["RUNNING"]) == []
 
-        query = "select count(*) as n from t"
         woken = answer_of(
-            [sys.executable, "-m", "rpicluster", "sql", query, "--format", "csv", "--cluster", str(spec)]
+            [sys.executable, "-m", "rpicluster", "sql", QUERY, "--format", "csv", "--cluster", str(spec)]
         )
         assert woken.stdout.split() == ["n", "1000"]
         assert "the session was asleep" in woken.stderr
@@ -78,12 +89,11 @@ def test_a_session_sleeps_and_is_woken_by_sql_and_by_r(
 
         if shutil.which("Rscript") is None:
             return
-        until_asleep(cluster)
-        script = (
-            'con <- DBI::dbConnect(rpicluster::rpi(), cluster = "drowsy");'
-            f'cat(format(DBI::dbGetQuery(con, "{query}")$n)); DBI::dbDisconnect(con)'
-        )
-        assert answer_of(["Rscript", "-e", script], R_LIBS=r_libraries).stdout == "1000"
+        wait_until_asleep(cluster)
+        script = f'{R_DOORS[sparklyr]}; cat("rows:", format(DBI::dbGetQuery(con, "{QUERY}")$n))'
+        woken = answer_of(["Rscript", "-e", script], R_LIBS=r_libraries)
+        assert woken.stdout.endswith("rows: 1000")
+        assert "asleep" in woken.stderr
     finally:
         left = cluster.destroy(report=silent)
     assert left == []
