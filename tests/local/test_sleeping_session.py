@@ -76,7 +76,10 @@ def test_a_session_sleeps_and_is_woken_by_sql_and_by_r(
             time.sleep(75)  # a client that is connected keeps it awake
             assert session.app_id() == first
         wait_until_asleep(cluster)
+        time.sleep(25)  # longer than a keeper may be silent
         assert cluster.status().healthy
+        bring_up(cluster)
+        assert "asleep" in session_of(cluster), "an `up` without changes lets it sleep"
         assert cluster.yarn.applications(states=["RUNNING"]) == []
 
         woken = answer_of(

@@ -56,6 +56,8 @@ def test_a_driver_that_nobody_uses_ends_and_a_connection_starts_the_next_one(ses
     assert until_gone(before["driver"]["pid"])
     assert (status["driver"], status["app_id"], status["doors"]) == (None, None, [])
     assert not status["is_waking"]
+    session.until(lambda s: s["updated_at"] > status["updated_at"] + 1, "said again")
+    assert session.status()["since"] == status["since"]
     with socket.create_connection(door_of(session), timeout=10) as caller:
         assert caller.recv(1) == b"", "it hangs up: the driver will answer"
     waking = session.until(lambda s: s["state"] == "starting", "starting")

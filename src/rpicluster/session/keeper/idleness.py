@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from .wire import TICK_S, ProbeFailed, StopRequested, http_json
+from .wire import TICK_S, ProbeFailed, http_json
 
 if TYPE_CHECKING:
     from .config import Config, Door
@@ -40,14 +40,19 @@ class Idleness:
         `own_ports` are the near ends of the keeper's own connections, which are nobody's use.
         """
         try:
-            running, tasks = self._tasks_of(app_id)
-        except ProbeFailed:
-            running, tasks = 1, self._tasks
-        if running or tasks > self._tasks or callers({door.port for door in self._config.doors}, own_ports):
+            is_used = self._is_used(app_id, own_ports)
+        except (ProbeFailed, OSError):
+            is_used = True
+        if is_used:
             self._used_at = time.monotonic()
-        self._tasks = tasks  # fewer when an executor goes, which is nobody's use
         if time.monotonic() - self._used_at >= self._patience_s:
             raise Unused
+
+    def _is_used(self, app_id: str, own_ports: Collection[int]) -> bool:
+        before = self._tasks
+        running, self._tasks = self._tasks_of(app_id)  # fewer when an executor goes, which is nobody's use
+        ports = {door.port for door in self._config.doors}
+        return running > 0 or self._tasks > before or callers(ports, own_ports) > 0
 
     def _tasks_of(self, app_id: str) -> tuple[int, int]:
         """Return how many tasks the driver's present executors run, and have been given so far."""
@@ -61,10 +66,9 @@ class Idleness:
 
 def callers(ports: Collection[int], own_ports: Collection[int]) -> int:
     """Return how many established connections a server's `ports` have, without those from `own_ports`."""
-    tables = []
-    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        with contextlib.suppress(FileNotFoundError):  # IPv6 is off
-            tables.append(Path(table).read_text(encoding="ascii"))
+    tables = [Path("/proc/self/net/tcp").read_text(encoding="ascii")]
+    with contextlib.suppress(FileNotFoundError):  # IPv6 is off
+        tables.append(Path("/proc/self/net/tcp6").read_text(encoding="ascii"))
     return sum(
         here in ports and there not in own_ports for text in tables for here, there in established(text)
     )
@@ -78,16 +82,16 @@ def established(table: str) -> Iterable[tuple[int, int]]:
             yield int(here.rpartition(":")[2], 16), int(there.rpartition(":")[2], 16)
 
 
-def wait_for_caller(doors: Iterable[Door], stopping: Callable[[], bool]) -> None:
+def wait_for_caller(doors: Iterable[Door], meanwhile: Callable[[], None]) -> None:
     """Listen at the doors until somebody connects, and hang up: the driver will answer there.
 
-    Raises StopRequested, and OSError where another program listens.
+    `meanwhile` is called every now and then, and may end the wait by what it raises. Raises OSError where
+    another program listens.
     """
     with contextlib.ExitStack() as stack:
         listening = [stack.enter_context(_listener(door)) for door in doors]
         while not (called := select.select(listening, [], [], TICK_S)[0]):
-            if stopping():
-                raise StopRequested
+            meanwhile()
         called[0].accept()[0].close()
 
 

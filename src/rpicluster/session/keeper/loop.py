@@ -159,10 +159,17 @@ class Keeper:
         try:
             self._wait_for_ports()
             self._say("asleep", waiting_for=None)
-            wait_for_caller(self._config.doors, self._stopping)
+            wait_for_caller(self._config.doors, self._report_asleep)
             self._status["is_waking"] = True
         except (ProbeFailed, OSError) as problem:  # then the next driver does not get its ports, either
             self._talk(f"it cannot be woken, so it starts: {problem}")
+
+    def _report_asleep(self) -> None:
+        """Say again and again that the keeper lives. Raises StopRequested."""
+        if self._stop_requested:
+            raise StopRequested
+        if time.time() - self._status["updated_at"] >= self._config.probe_interval_s:
+            self._say("asleep")
 
     def _wait_until_healthy(self, probe: Probe) -> None:
         limit_s = self._config.start_timeout_s
