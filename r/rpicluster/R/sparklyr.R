@@ -7,7 +7,7 @@
 #' It reads the cluster's connection file, asks the session's gateway a question
 #' and waits for the answer, and compares the version of sparklyr on both ends.
 #' Only if the gateway does not answer and the cluster is on nodes of its own, or
-#' its sessions may sleep (`sessions: {sleep_after_s: }`), it runs `rpicluster connect`,
+#' its sessions may sleep (`sleep_after_s` in cluster.yml), it runs `rpicluster connect`,
 #' which opens the tunnel and wakes the session.
 #'
 #' @section What is different from `spark_connect()`:
