@@ -107,7 +107,12 @@ def run_testthat(
 
 def test_the_package_passes_its_own_tests_without_a_cluster(library, tmp_path):
     rows = run_testthat(
-        library, tmp_path / "rows.json", "^(cluster|sparklyr)", invert=True, RPICLUSTER_CONNECTION=""
+        library,
+        tmp_path / "rows.json",
+        "^(cluster|sparklyr)",
+        invert=True,
+        RPICLUSTER_CONNECTION="",
+        RPICLUSTER_PYTHON=sys.executable,
     )
     skipped = [str(row["test"]) for row in rows if row["skipped"]]
     assert len(rows) > 40

@@ -24,6 +24,8 @@ class FakeGateway:
         self.life = os.environ.get("RPICLUSTER_DRIVER", "") if life is None else life
         self.redirect = 0  # tell callers to go to another gateway
         self.context_takes_s = 0.0
+        self.context_may_come = threading.Event()
+        self.context_may_come.set()
         self.greeting_takes_s = 0.0  # of callers that want a client's port
         self.context_fails = ""
         self.context_comes_cut_at = 0  # this many bytes of the answer come at once, the others later
@@ -142,6 +144,7 @@ class FakeGateway:
         if (name, method) == ("builder", "getOrCreate"):
             if not self.context_comes_cut_at:
                 time.sleep(self.context_takes_s)
+            self.context_may_come.wait()
             if self.context_fails:
                 raise RuntimeError(self.context_fails)
             self.has_context = True

@@ -1,10 +1,17 @@
 # The bridge: a list of R functions that reach rpicluster.rbridge, the Python end of a connection. Everything above this
 # file knows only that list, so tests put a fake in its place.
 
-# The bridge of a cluster. Each call runs in one Python thread of its own while R polls, because an R interrupt is seen
-# only between calls: reticulate cannot end a Python call from outside.
+# The bridge of a cluster. Each call runs in one Python thread of its own while R polls, because reticulate cannot end a
+# Python call from outside. R takes an interrupt in `await` alone: taken by reticulate in the middle of a call, it leaves
+# frames of Python on a stack that is gone, and a later call ends R with a segmentation fault.
 python_bridge <- function(cluster, tick = NULL) {
-  module <- start_python()
+  start_python()
+  bridge <- suspendInterrupts(open_bridge(cluster, tick))
+  lapply(bridge, function(call) function(...) suspendInterrupts(call(...)))
+}
+
+open_bridge <- function(cluster, tick) {
+  module <- session$module
   pool <- session$futures$ThreadPoolExecutor(1L)
   wait <- function(what, interruptible = NULL) {
     function(...) await(pool$submit(what, ...), interruptible, tick)
@@ -40,31 +47,36 @@ python_bridge <- function(cluster, tick = NULL) {
 poll_seconds <- 0.2
 cancel_seconds <- 5
 
-# Wait for a Python future. An R interrupt first cancels the job on the cluster, then goes on as an interrupt. `tick` is
-# called meanwhile and may end the wait with an error.
+# Wait for a Python future, with interrupts suspended. An R interrupt first cancels the job on the cluster, then goes on as
+# an interrupt. `tick` is called meanwhile and may end the wait with an error.
 await <- function(future, cancel = NULL, tick = NULL) {
   done <- function() reticulate::py_to_r(future$done())
   poll <- function() session$futures$wait(list(future), timeout = poll_seconds)
   cancelled <- FALSE
-  withCallingHandlers(
-    while (!done()) {
-      poll()
-      if (!is.null(tick)) tick()
-    },
-    interrupt = function(condition) {
-      if (!cancelled && !is.null(cancel)) {
-        cancelled <<- TRUE
-        cancel()
-        deadline <- proc.time()[["elapsed"]] + cancel_seconds
-        while (!done() && proc.time()[["elapsed"]] < deadline) poll()
-      }
-    }
-  )
+  after_interrupt <- function(condition) {
+    suspendInterrupts(if (!cancelled && !is.null(cancel)) {
+      cancelled <<- TRUE
+      cancel()
+      deadline <- proc.time()[["elapsed"]] + cancel_seconds
+      while (!done() && proc.time()[["elapsed"]] < deadline) poll()
+    })
+    forget_interrupt()
+  }
+  while (!done()) {
+    poll()
+    withCallingHandlers(allowInterrupts(Sys.sleep(0)), interrupt = after_interrupt)
+    if (!is.null(tick)) tick()
+  }
   exception <- future$exception()
   if (!is_none(exception)) {
     abort_python(exception)
   }
   future$result()
+}
+
+# reticulate 1.28 notes an interrupt that R takes itself, and takes the next exception of Python for it: here is one.
+forget_interrupt <- function() {
+  tryCatch(session$builtins$int("none"), error = identity, interrupt = identity)
 }
 
 abort_python <- function(exception) {

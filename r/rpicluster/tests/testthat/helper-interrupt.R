@@ -1,3 +1,12 @@
+# The line by which a second R loads the package under test.
+load_this_package <- function() {
+  if (isNamespaceLoaded("pkgload") && pkgload::is_dev_package("rpicluster")) {
+    sprintf("pkgload::load_all(%s, quiet = TRUE)", deparse(pkgload::pkg_path()))
+  } else {
+    "library(rpicluster)"
+  }
+}
+
 # Runs a script that says READY and its process id before a long call; sends it an interrupt, and expects an ANSWER "interrupted"
 # within some seconds, then a SECOND call that gives 7, and its END. Every line begins with the time.
 expect_interrupted <- function(script, said, within) {

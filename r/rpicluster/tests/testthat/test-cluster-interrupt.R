@@ -6,13 +6,8 @@ test_that("an interrupt cancels the job within five seconds and the connection l
   DBI::dbDisconnect(closing)
   script <- withr::local_tempfile(fileext = ".R")
   said <- withr::local_tempfile(fileext = ".txt")
-  package <- if (isNamespaceLoaded("pkgload") && pkgload::is_dev_package("rpicluster")) {
-    sprintf("pkgload::load_all(%s, quiet = TRUE)", deparse(pkgload::pkg_path()))
-  } else {
-    "library(rpicluster)"
-  }
   writeLines(c(
-    package,
+    load_this_package(),
     "say <- function(...) cat(format(as.double(Sys.time()), digits = 15), ..., '\\n')",
     "con <- DBI::dbConnect(rpi())",
     "pid <- Sys.getpid()",
